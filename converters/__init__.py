@@ -1,0 +1,1 @@
+"""One file = one format: `read(path, ...) -> Dataset`, `write(dataset, path)`, or both."""

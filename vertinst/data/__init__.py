@@ -1,0 +1,1 @@
+"""Films to arrays, torch data sets, transforms, splits, phantoms."""

@@ -1,0 +1,1 @@
+"""Train, predict, evaluate, checkpoints: the same loop for every model."""

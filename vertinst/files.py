@@ -1,0 +1,139 @@
+"""Files and folders: written aside and renamed, never outside the folder meant, never over something by accident."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from vertinst.errors import DataError, OutputExistsError, VertinstError
+
+__all__ = ["inside", "prepare_folder", "read_json", "write_bytes", "write_json", "write_text", "write_with"]
+
+MAX_JSON_BYTES = 2_000_000_000
+
+
+def write_with(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a file beside `path`, then rename it into place.
+
+    A crash, a full disk or Ctrl-C leaves either the old file or none, never half of one. The temporary name keeps
+    the suffix because image writers choose their format by it. Missing parent folders are made.
+
+    Args:
+        path: The file to be made.
+        write: Called with the temporary path.
+
+    Raises:
+        VertinstError: The file cannot be written (disk full, no permission).
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise VertinstError(
+            f"cannot be written: {reason}", where=path, fix="Free space or choose another output, then run it again."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes aside and rename; see `write_with`."""
+    write_with(path, lambda temporary: _write_and_close(temporary, content))
+
+
+def _write_and_close(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write UTF-8 text aside and rename; see `write_with`."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
+    """Write JSON (UTF-8, NaN refused) aside and rename; see `write_with`."""
+    write_text(path, json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of at most 2 GB; a byte order mark is accepted.
+
+    Raises:
+        DataError: The file is missing, too large, not UTF-8 or not JSON.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise DataError(f"must be at most {MAX_JSON_BYTES} bytes, got {size}", where=path, fix="Split the file.")
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError as error:
+        raise DataError("no such file", where=path, fix="Check the path.") from error
+    except OSError as error:
+        raise DataError(
+            f"cannot be read: {error.strerror}", where=path, fix="Check the path and permissions."
+        ) from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        place = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise DataError(
+            f"is not valid JSON ({place})", where=path, fix="Export the file again, or repair it at that place."
+        ) from error
+
+
+def prepare_folder(path: Path, *, overwrite: bool = False) -> Path:
+    """Make an output folder, refusing one that holds something.
+
+    Args:
+        path: The folder.
+        overwrite: Delete what a folder of that name holds. Never set without the user's word.
+
+    Returns:
+        `path`, existing and empty.
+
+    Raises:
+        OutputExistsError: It is a file, or a folder that is not empty and `overwrite` is false.
+    """
+    if path.exists() and not path.is_dir():
+        raise OutputExistsError("must be a folder, got a file", where=path, fix="Choose another output folder.")
+    if path.is_dir() and any(path.iterdir()):
+        if not overwrite:
+            raise OutputExistsError(
+                "output folder exists and is not empty", where=path, fix="Choose another folder or add --overwrite."
+            )
+        if path.resolve() in (Path.home().resolve(), Path(path.anchor or "/").resolve(), Path.cwd().resolve()):
+            raise OutputExistsError("will not delete this folder", where=path, fix="Choose another output folder.")
+        shutil.rmtree(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VertinstError(f"cannot be made: {error.strerror}", where=path, fix="Choose another folder.") from error
+    return path
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Join a file name taken from a stranger's file to a folder, refusing whatever leads outside.
+
+    Sub-folders are allowed; absolute paths, drive letters, `..` and links that leave the folder are not.
+
+    Args:
+        folder: The folder that must contain the file.
+        name: Relative name with `/` or `\\` between folders.
+
+    Returns:
+        The joined path; the file need not exist.
+
+    Raises:
+        DataError: The name leads outside.
+    """
+    parts = PurePosixPath(name.replace("\\", "/"))
+    outside = parts.is_absolute() or ".." in parts.parts or bool(PureWindowsPath(name).drive) or "\0" in name
+    path = folder / parts
+    if outside or not path.resolve().is_relative_to(folder.resolve()):
+        raise DataError("file name leads outside the image folder", where=name, fix="Correct the name in the file.")
+    return path

@@ -1,0 +1,1 @@
+"""Matching once, then one formula a file."""

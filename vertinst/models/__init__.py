@@ -1,0 +1,1 @@
+"""One file = one model: `Options` (pydantic) and `build(options, classes)`, torchvision's detection contract."""

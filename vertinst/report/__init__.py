@@ -1,0 +1,1 @@
+"""Labelled JSON, overlays, masks and the HTML report."""

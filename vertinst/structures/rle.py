@@ -1,0 +1,288 @@
+"""Masks as COCO run-length encodings: the one rasteriser, the one polygoniser, and set operations on runs.
+
+An RLE counts pixels down the columns, first those outside the mask. Coordinates are COCO's: the pixel in column i and
+row j covers [i, i + 1) x [j, j + 1). Masks may have any number of parts and holes, or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+
+from vertinst.errors import DataError
+
+__all__ = [
+    "MAX_PIXELS",
+    "Polygon",
+    "Rle",
+    "area",
+    "box_xyxy",
+    "complement",
+    "decode",
+    "difference",
+    "empty",
+    "encode",
+    "from_coco",
+    "intersection",
+    "intersection_over_smaller",
+    "iou",
+    "paste",
+    "polygons_to_rle",
+    "rle_to_polygons",
+    "runs",
+    "to_coco",
+    "union",
+]
+
+Rle: TypeAlias = dict[str, Any]
+"""COCO's compressed form: `{"size": [height, width], "counts": bytes}`."""
+
+# 20,000 x 20,000: far above any film, far below what would exhaust a workstation as one bool mask.
+MAX_PIXELS = 400_000_000
+
+
+class Polygon(NamedTuple):
+    """One connected part of a mask.
+
+    Attributes:
+        exterior: (V, 2) float64 xy px, V >= 3, not closed.
+        holes: Holes likewise, possibly none.
+    """
+
+    exterior: npt.NDArray[np.float64]
+    holes: tuple[npt.NDArray[np.float64], ...]
+
+
+def check_size(image_size: Sequence[int]) -> tuple[int, int]:
+    """Return (height, width) as ints, refusing sizes below 1 or above `MAX_PIXELS` in all.
+
+    Raises:
+        DataError: The size is out of range.
+    """
+    height, width = (int(v) for v in image_size)
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise DataError(
+            f"image size must be at least 1 x 1 and at most {MAX_PIXELS} pixels, got {height} x {width}",
+            fix="Check the width and height in the file.",
+        )
+    return height, width
+
+
+def empty(image_size: Sequence[int]) -> Rle:
+    """RLE of a mask without any pixel, for an image of (height, width)."""
+    height, width = check_size(image_size)
+    return _from_runs(np.array([height * width]), (height, width))
+
+
+def encode(mask: npt.NDArray[Any]) -> Rle:
+    """Encode a dense mask (H, W); whatever is not zero belongs to it."""
+    check_size(mask.shape)
+    return dict(coco_mask.encode(np.asfortranarray(mask, dtype=bool).view(np.uint8)))
+
+
+def decode(rle: Rle) -> npt.NDArray[np.bool_]:
+    """Dense mask (H, W) bool of an RLE."""
+    check_size(rle["size"])
+    return np.asarray(coco_mask.decode(rle), dtype=np.uint8).view(np.bool_)
+
+
+def runs(rle: Rle) -> npt.NDArray[np.int64]:
+    """Lengths of the runs, outside first; they add up to H x W. Source of the packing: pycocotools' maskApi.c.
+
+    Raises:
+        DataError: The counts are not a valid packing.
+    """
+    packed = np.frombuffer(rle["counts"], dtype=np.uint8).astype(np.int64) - 48
+    if packed.size and (packed.min() < 0 or packed.max() > 63 or packed[-1] & 32):
+        raise DataError("RLE counts are damaged", fix="Write the masks again.")
+    lengths: list[int] = []
+    value = shift = 0
+    for chunk in packed.tolist():
+        value |= (chunk & 31) << shift
+        shift += 5
+        if chunk & 32:
+            continue
+        if chunk & 16:
+            value -= 1 << shift
+        # From the fourth run on, the packing stores the difference to the run before the last.
+        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+        value = shift = 0
+    return np.array(lengths, dtype=np.int64)
+
+
+def _from_runs(lengths: npt.NDArray[np.int64], image_size: tuple[int, int]) -> Rle:
+    return dict(coco_mask.frPyObjects({"size": list(image_size), "counts": lengths.tolist()}, *image_size))
+
+
+def from_coco(segmentation: Any, image_size: Sequence[int]) -> Rle:
+    """Read a COCO `segmentation` from a stranger's file: polygons, uncompressed or compressed RLE.
+
+    Args:
+        segmentation: A list of flat polygons, or a dict with `size` and `counts`.
+        image_size: (height, width) of the image.
+
+    Raises:
+        DataError: Wrong type, a size other than the image's, runs that do not add up to the image.
+    """
+    height, width = check_size(image_size)
+    if isinstance(segmentation, list):
+        return polygons_to_rle([np.asarray(p, dtype=np.float64).reshape(-1, 2) for p in segmentation], (height, width))
+    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
+        raise DataError("segmentation must be polygons or an RLE with size and counts", fix="Write the file again.")
+    if [int(v) for v in segmentation["size"]] != [height, width]:
+        raise DataError(
+            f"RLE must have the image's size [{height}, {width}], got {segmentation['size']}",
+            fix="Check that the masks belong to this image.",
+        )
+    counts = segmentation["counts"]
+    if isinstance(counts, list):
+        lengths = np.asarray(counts, dtype=np.int64)
+    else:
+        raw = counts.encode("ascii", "replace") if isinstance(counts, str) else bytes(counts)
+        lengths = runs({"size": [height, width], "counts": raw})
+    if lengths.size and (lengths.min() < 0 or int(lengths.sum()) != height * width):
+        raise DataError(
+            f"RLE runs must add up to {height * width} pixels, got {int(lengths.sum())}", fix="Write the masks again."
+        )
+    # pycocotools does not check that runs fit the image before it writes: only counts checked here reach it.
+    return _from_runs(lengths, (height, width)) if lengths.size else empty((height, width))
+
+
+def to_coco(rle: Rle) -> dict[str, Any]:
+    """RLE with its counts as text, as JSON wants it."""
+    return {"size": [int(v) for v in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def polygons_to_rle(polygons: Sequence[npt.NDArray[np.float64]], image_size: Sequence[int]) -> Rle:
+    """Rasterise the union of simple polygons: the one rasteriser (pycocotools').
+
+    Args:
+        polygons: Each (V, 2) float xy px, V >= 3, open or closed. None gives the empty mask. What lies outside of the
+            image is cut off.
+        image_size: (height, width).
+
+    Raises:
+        DataError: A polygon has fewer than three points or a coordinate that is not finite.
+    """
+    height, width = check_size(image_size)
+    flat = []
+    for polygon in polygons:
+        if polygon.ndim != 2 or polygon.shape[0] < 3 or polygon.shape[1] != 2 or not np.isfinite(polygon).all():
+            raise DataError(
+                f"polygon must be (V >= 3, 2) finite numbers, got shape {polygon.shape}", fix="Draw the region again."
+            )
+        # The rasteriser works in 32-bit integers at five times the size: bound what a hostile file may ask of it.
+        flat.append(np.clip(polygon, -1e5, 1e5).astype(np.float64).ravel().tolist())
+    if not flat:
+        return empty((height, width))
+    return dict(coco_mask.merge(coco_mask.frPyObjects(flat, height, width)))
+
+
+def rle_to_polygons(rle: Rle) -> list[Polygon]:
+    """Outlines of a mask: the one polygoniser. Rasterised again they give the same mask, up to touching corners.
+
+    Contours are followed on the mask at twice its size, so that they run a quarter of a pixel inside the true edge:
+    following pixel centres would lose half a pixel all around.
+
+    Returns:
+        One `Polygon` per 8-connected part, largest first; none for an empty mask.
+    """
+    left, top, right, bottom = (int(v) for v in box_xyxy(rle))
+    if right <= left:
+        return []
+    patch = decode(rle)[top:bottom, left:right].view(np.uint8)
+    doubled = np.repeat(np.repeat(patch, 2, axis=0), 2, axis=1)
+    contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(2 * left, 2 * top))
+    outlines = [contour.reshape(-1, 2).astype(np.float64) / 2 + 0.25 for contour in contours]
+    holes: dict[int, list[npt.NDArray[np.float64]]] = {}
+    for outline, (_, _, _, parent) in zip(outlines, hierarchy[0], strict=True):
+        if parent >= 0 and len(outline) >= 3:
+            holes.setdefault(int(parent), []).append(outline)
+    parts = [
+        Polygon(outline, tuple(holes.get(index, ())))
+        for index, (outline, (_, _, _, parent)) in enumerate(zip(outlines, hierarchy[0], strict=True))
+        if parent < 0
+    ]
+    return sorted(parts, key=lambda part: -cv2.contourArea(part.exterior.astype(np.float32)))
+
+
+def area(rle: Rle) -> int:
+    """Number of pixels."""
+    return int(coco_mask.area(rle))
+
+
+def box_xyxy(rle: Rle) -> npt.NDArray[np.float32]:
+    """Tight box (4,) float32 xyxy px, right and bottom exclusive; zeros for an empty mask."""
+    x, y, width, height = coco_mask.toBbox(rle)
+    return np.array([x, y, x + width, y + height], dtype=np.float32)
+
+
+def union(masks: Sequence[Rle], image_size: Sequence[int]) -> Rle:
+    """Pixels in any of the masks; the empty mask for none."""
+    return dict(coco_mask.merge(list(masks))) if masks else empty(image_size)
+
+
+def intersection(a: Rle, b: Rle) -> Rle:
+    """Pixels in both."""
+    return dict(coco_mask.merge([a, b], intersect=True))
+
+
+def complement(rle: Rle) -> Rle:
+    """Pixels outside."""
+    lengths = runs(rle)
+    flipped = lengths[1:] if lengths[0] == 0 else np.concatenate([[0], lengths])
+    height, width = rle["size"]
+    return _from_runs(flipped, (int(height), int(width)))
+
+
+def difference(a: Rle, b: Rle) -> Rle:
+    """Pixels in `a` and not in `b`."""
+    return intersection(a, complement(b))
+
+
+def iou(a: Sequence[Rle], b: Sequence[Rle]) -> npt.NDArray[np.float64]:
+    """Intersection over union of all pairs, (len(a), len(b)) float64; 0 where both are empty."""
+    return _pairwise(a, b, over_first=False)
+
+
+def intersection_over_smaller(a: Sequence[Rle], b: Sequence[Rle]) -> npt.NDArray[np.float64]:
+    """Intersection over the smaller area of all pairs, (len(a), len(b)) float64; 0 where one is empty."""
+    # With COCO's `iscrowd` pycocotools divides by the area of the first: the intersection follows.
+    shared = _pairwise(a, b, over_first=True) * np.array([area(m) for m in a], dtype=np.float64).reshape(-1, 1)
+    smaller = np.minimum.outer([area(m) for m in a], [area(m) for m in b]).astype(np.float64)
+    return np.divide(shared, smaller, out=np.zeros_like(shared), where=smaller > 0)
+
+
+def _pairwise(a: Sequence[Rle], b: Sequence[Rle], *, over_first: bool) -> npt.NDArray[np.float64]:
+    if not a or not b:
+        return np.zeros((len(a), len(b)))
+    ratios = np.asarray(coco_mask.iou(list(a), list(b), [int(over_first)] * len(b)), dtype=np.float64)
+    return np.nan_to_num(ratios.reshape(len(a), len(b)))
+
+
+def paste(patch: npt.NDArray[np.bool_], top: int, left: int, image_size: Sequence[int]) -> Rle:
+    """RLE of a patch placed in an otherwise empty image; work and memory are those of the patch.
+
+    Args:
+        patch: (h, w) bool, wholly inside of the image.
+        top: Row of its first row.
+        left: Column of its first column.
+        image_size: (height, width).
+    """
+    height, width = check_size(image_size)
+    rows, columns = patch.shape
+    if rows == 0 or columns == 0 or not patch.any():
+        return empty((height, width))
+    columns_first = np.zeros((columns, rows + 2), dtype=np.int8)
+    columns_first[:, 1:-1] = patch.T
+    column, row = np.nonzero(np.diff(columns_first, axis=1))
+    # Positions where the value changes, in the column order of the full image; runs that touch across columns
+    # would have length 0 between them, which the encoding allows.
+    edges = (column + left).astype(np.int64) * height + row + top
+    lengths = np.diff(edges, prepend=0, append=height * width)
+    return _from_runs(lengths, (height, width))

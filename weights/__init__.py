@@ -1,0 +1,1 @@
+"""Small weights shipped with vertinst, and what else can be loaded."""

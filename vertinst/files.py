@@ -123,7 +123,7 @@ def inside(folder: Path, name: str) -> Path:
 
     Args:
         folder: The folder that must contain the file.
-        name: Relative name with `/` or `\\` between folders.
+        name: Relative name with slashes or backslashes between folders.
 
     Returns:
         The joined path; the file need not exist.

@@ -50,7 +50,7 @@ class Instances:
                 raise DataError(f"{name} must have shape {expected}, got {array.shape}", fix="Give one per mask.")
         if count and self.category_ids.min() < 1:
             raise DataError(f"category_ids must start at 1, got {self.category_ids.min()}", fix="Add 1 to the ids.")
-        if self.scores is not None and count and not (0 <= self.scores.min() and self.scores.max() <= 1):
+        if self.scores is not None and count and not (self.scores.min() >= 0 and self.scores.max() <= 1):
             raise DataError("scores must lie in 0..1", fix="Give probabilities.")
         for index, mask in enumerate(self.masks):
             if tuple(mask["size"]) != tuple(self.image_size):

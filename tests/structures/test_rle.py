@@ -1,0 +1,144 @@
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from vertinst.errors import DataError
+from vertinst.structures import rle
+
+MASKS = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12))
+PAIRS = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9).flatmap(
+    lambda shape: st.tuples(hnp.arrays(np.bool_, shape), hnp.arrays(np.bool_, shape))
+)
+
+
+def blob(seed: int, size: tuple[int, int] = (90, 70)) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=size)
+    return cv2.GaussianBlur(noise, (0, 0), 4) > 0.02
+
+
+@given(MASKS)
+def test_encode_decode_is_the_identity(mask):
+    encoded = rle.encode(mask)
+    np.testing.assert_array_equal(rle.decode(encoded), mask)
+    assert rle.area(encoded) == mask.sum()
+
+
+@given(MASKS)
+def test_runs_add_up_and_rebuild_the_mask(mask):
+    lengths = rle.runs(rle.encode(mask))
+    values = np.arange(len(lengths)) % 2 == 1
+    np.testing.assert_array_equal(np.repeat(values, lengths).reshape(mask.shape, order="F"), mask)
+
+
+@given(PAIRS)
+def test_set_operations_equal_dense_ones(pair):
+    a, b = pair
+    ra, rb = rle.encode(a), rle.encode(b)
+    np.testing.assert_array_equal(rle.decode(rle.union([ra, rb], a.shape)), a | b)
+    np.testing.assert_array_equal(rle.decode(rle.intersection(ra, rb)), a & b)
+    np.testing.assert_array_equal(rle.decode(rle.complement(ra)), ~a)
+    np.testing.assert_array_equal(rle.decode(rle.difference(ra, rb)), a & ~b)
+
+
+@given(PAIRS)
+def test_overlap_ratios_equal_dense_ones(pair):
+    a, b = pair
+    shared, either, smaller = (a & b).sum(), (a | b).sum(), min(a.sum(), b.sum())
+    ra, rb = rle.encode(a), rle.encode(b)
+    assert rle.iou([ra], [rb])[0, 0] == pytest.approx(shared / either if either else 0)
+    assert rle.intersection_over_smaller([ra], [rb])[0, 0] == pytest.approx(shared / smaller if smaller else 0)
+
+
+def test_overlap_of_nothing_has_the_shape_of_nothing():
+    one = rle.empty((4, 4))
+    assert rle.iou([], [one]).shape == (0, 1)
+    assert rle.intersection_over_smaller([one], []).shape == (1, 0)
+
+
+@given(MASKS, st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3))
+def test_paste_equals_a_dense_paste(patch, top, left, below, beside):
+    size = (patch.shape[0] + top + below, patch.shape[1] + left + beside)
+    dense = np.zeros(size, dtype=bool)
+    dense[top : top + patch.shape[0], left : left + patch.shape[1]] = patch
+    np.testing.assert_array_equal(rle.decode(rle.paste(patch, top, left, size)), dense)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_polygons_give_the_mask_back_with_its_holes(seed):
+    mask = blob(seed)
+    rebuilt = np.zeros_like(mask)
+    holes = np.zeros_like(mask)
+    for part in rle.rle_to_polygons(rle.encode(mask)):
+        rebuilt |= rle.decode(rle.polygons_to_rle([part.exterior], mask.shape))
+        for hole in part.holes:
+            holes |= rle.decode(rle.polygons_to_rle([hole], mask.shape))
+    assert (rebuilt & holes).any() or not any(p.holes for p in rle.rle_to_polygons(rle.encode(mask)))
+    np.testing.assert_array_equal(rebuilt & ~holes, mask)
+
+
+def test_polygons_come_largest_first_and_not_at_all_for_an_empty_mask():
+    mask = np.zeros((40, 40), dtype=bool)
+    mask[2:5, 2:5] = True
+    mask[10:30, 10:30] = True
+    areas = [cv2.contourArea(p.exterior.astype(np.float32)) for p in rle.rle_to_polygons(rle.encode(mask))]
+    assert len(areas) == 2
+    assert areas[0] > areas[1]
+    assert rle.rle_to_polygons(rle.empty((40, 40))) == []
+
+
+def test_a_rectangle_has_its_exact_area_and_box():
+    polygon = np.array([[3.0, 4.0], [13, 4], [13, 24], [3, 24]])
+    mask = rle.polygons_to_rle([polygon], (50, 40))
+    assert rle.area(mask) == 200
+    np.testing.assert_array_equal(rle.box_xyxy(mask), [3, 4, 13, 24])
+
+
+def test_overlapping_parts_are_counted_once_and_what_lies_outside_is_cut_off():
+    square = np.array([[-10.0, -10], [10, -10], [10, 10], [-10, 10]])
+    assert rle.area(rle.polygons_to_rle([square, square], (50, 40))) == 100
+
+
+@pytest.mark.parametrize("polygon", [np.zeros((2, 2)), np.array([[0.0, 0], [1, np.nan], [2, 2]]), np.zeros((3, 3))])
+def test_bad_polygons_are_refused(polygon):
+    with pytest.raises(DataError, match=r"polygon must be \(V >= 3, 2\) finite"):
+        rle.polygons_to_rle([polygon], (10, 10))
+
+
+def test_a_polygon_as_large_as_a_hostile_file_makes_it_neither_crashes_nor_leaks():
+    huge = np.array([[-1e300, -1e300], [1e300, -1e300], [1e300, 1e300], [-1e300, 1e300]])
+    assert rle.area(rle.polygons_to_rle([huge], (10, 10))) == 100
+
+
+@given(MASKS)
+def test_coco_forms_are_read_back(mask):
+    encoded = rle.encode(mask)
+    as_text = rle.to_coco(encoded)
+    assert isinstance(as_text["counts"], str)
+    uncompressed = {"size": list(mask.shape), "counts": rle.runs(encoded).tolist()}
+    for form in (as_text, uncompressed):
+        np.testing.assert_array_equal(rle.decode(rle.from_coco(form, mask.shape)), mask)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ({"size": [10, 10], "counts": [50, 5000]}, "must add up to 100 pixels, got 5050"),
+        ({"size": [10, 10], "counts": [-50, 150]}, "must add up to 100"),
+        ({"size": [10, 11], "counts": [110]}, r"must have the image's size \[10, 10\]"),
+        ({"size": [10, 10], "counts": "zzzz~~~~"}, "damaged"),
+        ({"size": [10, 10], "counts": "Y"}, "damaged"),
+        ("polygon", "must be polygons or an RLE"),
+    ],
+)
+def test_a_strangers_rle_is_checked_before_it_reaches_the_decoder(segmentation, message):
+    with pytest.raises(DataError, match=message):
+        rle.from_coco(segmentation, (10, 10))
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (-1, 5), (10**6, 10**6)])
+def test_sizes_are_checked_before_memory_is_taken(size):
+    with pytest.raises(DataError, match="image size must be at least 1 x 1"):
+        rle.empty(size)

@@ -1,0 +1,80 @@
+import errno
+import json
+
+import pytest
+
+from vertinst.errors import DataError, OutputExistsError, VertinstError
+from vertinst.files import inside, prepare_folder, read_json, write_json, write_text, write_with
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "out.json"
+    write_json(target, {"old": True})
+
+    def full(path):
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(VertinstError, match="cannot be written: No space left on device"):
+        write_with(target, full)
+    assert read_json(target) == {"old": True}
+    assert [p.name for p in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_writing_makes_the_parents_and_refuses_what_json_cannot_hold(tmp_path):
+    write_text(tmp_path / "a" / "b.txt", "ä")
+    assert (tmp_path / "a" / "b.txt").read_bytes() == "ä".encode()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "nan.json", {"x": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b'{"a": 1,\n]', "not valid JSON \\(line 2"), (b"\xff\xfe\x00", "not valid JSON"), (b"[" * 100_000, "not valid")],
+)
+def test_broken_json_says_where(tmp_path, content, message):
+    path = tmp_path / "broken.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_json(path)
+
+
+def test_missing_json_and_byte_order_marks(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        read_json(tmp_path / "none.json")
+    (tmp_path / "bom.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"a": 1}).encode())
+    assert read_json(tmp_path / "bom.json") == {"a": 1}
+
+
+def test_an_output_folder_is_never_overwritten_by_accident(tmp_path):
+    (tmp_path / "out").mkdir()
+    prepare_folder(tmp_path / "out")
+    (tmp_path / "out" / "file").touch()
+    with pytest.raises(OutputExistsError, match="output folder exists and is not empty"):
+        prepare_folder(tmp_path / "out")
+    prepare_folder(tmp_path / "out", overwrite=True)
+    assert list((tmp_path / "out").iterdir()) == []
+    (tmp_path / "plain").touch()
+    with pytest.raises(OutputExistsError, match="must be a folder, got a file"):
+        prepare_folder(tmp_path / "plain")
+
+
+def test_the_working_folder_is_not_deleted(tmp_path, monkeypatch):
+    (tmp_path / "precious").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputExistsError, match="will not delete this folder"):
+        prepare_folder(tmp_path, overwrite=True)
+    assert (tmp_path / "precious").exists()
+
+
+@pytest.mark.parametrize("name", ["../x.png", "/etc/passwd", "a/../../x.png", "C:\\x.png", "..\\x.png", "link/x.png"])
+def test_names_that_lead_outside_are_refused(tmp_path, name):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path)
+    with pytest.raises(DataError, match="leads outside the image folder"):
+        inside(folder, name)
+
+
+def test_sub_folders_blanks_and_other_alphabets_are_fine(tmp_path):
+    assert inside(tmp_path, "./a b/影像#1.png") == tmp_path / "a b" / "影像#1.png"

@@ -1,0 +1,71 @@
+"""Residual networks from torchvision as backbones of the detectors."""
+
+from __future__ import annotations
+
+from typing import Literal
+from urllib.error import URLError
+
+from torch import nn
+from torchvision.models import get_model, get_model_weights
+from torchvision.ops import FrozenBatchNorm2d
+
+from vertinst.errors import CheckpointError
+
+__all__ = ["BackboneName", "BackboneWeights", "resnet", "stage_channels"]
+
+BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
+BackboneWeights = Literal["none", "imagenet"]
+
+# From the output backwards: the order in which stages are thawed.
+STAGES = ("layer4", "layer3", "layer2", "layer1", "conv1")
+
+
+def resnet(
+    name: BackboneName, weights: BackboneWeights = "none", *, frozen_batch_norm: bool = False, trainable_layers: int = 5
+) -> nn.Module:
+    """A torchvision ResNet, classifier included, ready for feature extraction.
+
+    Args:
+        name: Depth of the network.
+        weights: `imagenet` takes torchvision's weights, downloaded unless they are in torch's cache; `none`
+            starts from random numbers.
+        frozen_batch_norm: Batch norm with constant statistics and scale. Meant for starting from weights with
+            batches of one to three films; from random numbers it leaves the network without any normalisation.
+        trainable_layers: How many of the five stages are trained, counted from the output (0..5).
+
+    Returns:
+        The network. Frozen stages have `requires_grad` switched off.
+
+    Raises:
+        CheckpointError: The weights could not be downloaded or are damaged.
+    """
+    norm = FrozenBatchNorm2d if frozen_batch_norm else nn.BatchNorm2d
+    chosen = get_model_weights(name)["IMAGENET1K_V1"] if weights == "imagenet" else None
+    try:
+        body: nn.Module = get_model(name, weights=chosen, norm_layer=norm)
+    # URLError: no network. RuntimeError: the hash of the downloaded file is wrong. OSError: disk or cache folder.
+    except (URLError, OSError, RuntimeError) as error:
+        if chosen is None:
+            raise
+        raise CheckpointError(
+            f"ImageNet weights of {name} must be in torch's cache or be downloadable, got: {error}",
+            where=chosen.url,
+            fix="Download that file elsewhere into ~/.cache/torch/hub/checkpoints (or $TORCH_HOME/hub/checkpoints), "
+            "or set backbone_weights to none.",
+        ) from error
+    _freeze(body, trainable_layers)
+    return body
+
+
+def stage_channels(body: nn.Module) -> tuple[int, int, int, int]:
+    """Channels after `layer1`..`layer4` (strides 4, 8, 16, 32) of a ResNet made by `resnet`."""
+    last = body.get_submodule("fc").in_features
+    if not isinstance(last, int):
+        raise TypeError(f"in_features must be an int, got {type(last)}")
+    return last // 8, last // 4, last // 2, last
+
+
+def _freeze(body: nn.Module, trainable_layers: int) -> None:
+    thawed = STAGES[:trainable_layers] + (("bn1",) if trainable_layers == len(STAGES) else ())
+    for name, parameter in body.named_parameters():
+        parameter.requires_grad_(name.startswith(thawed))

@@ -1,0 +1,128 @@
+"""What both detectors do with films and targets first: check them, resize them, put them into one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from vertinst.errors import DataError
+
+__all__ = ["FilmTransform", "Target", "check_images", "check_targets"]
+
+Target = dict[str, Tensor]
+
+# ImageNet's statistics in the order RGB, as torchvision's weights expect them.
+IMAGE_MEAN = [0.485, 0.456, 0.406]
+IMAGE_STD = [0.229, 0.224, 0.225]
+
+
+class FilmTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
+    """Normalise, resize to the longest side and pad to multiples of 32, right and below.
+
+    Differs from its parent in how it resizes: with antialiasing, because films are several times larger than the
+    network's input and thin metal would otherwise flicker; and masks become the covered fraction of each pixel,
+    float32 0..1, instead of losing their borders to the nearest neighbour.
+
+    Args:
+        image_size: Longest side after resizing, in px. Smaller films are enlarged. The aspect is kept.
+    """
+
+    def __init__(self, image_size: int) -> None:
+        super().__init__(image_size, image_size, IMAGE_MEAN, IMAGE_STD)
+        self.image_size = image_size
+
+    def resize(self, image: Tensor, target: Target | None = None) -> tuple[Tensor, Target | None]:
+        """Resize one film `(3, H, W)` and, where given, its `boxes` and `masks`."""
+        height, width = image.shape[-2:]
+        size = _fit((height, width), self.image_size)
+        image = _resample(image[None], size)[0]
+        if target is None:
+            return image, None
+        scale = target["boxes"].new_tensor([size[1] / width, size[0] / height] * 2)
+        masks = _resample(target["masks"].to(image.dtype)[:, None], size)[:, 0]
+        return image, {**target, "boxes": target["boxes"] * scale, "masks": masks}
+
+
+def check_images(images: Sequence[Tensor]) -> None:
+    """Refuse films that no detector can use.
+
+    Args:
+        images: Float tensors `(3, H, W)`, 0..1.
+
+    Raises:
+        DataError: A tensor has another shape or type, no pixels, or values that are not finite.
+    """
+    for index, image in enumerate(images):
+        where = f"film {index} of the batch"
+        if image.dim() != 3 or image.shape[0] != 3 or not image.is_floating_point() or image.numel() == 0:
+            raise DataError(f"must be float of shape (3, H, W), got {image.dtype} {tuple(image.shape)}", where=where)
+        # One sum is enough to find NaN and infinity, and costs a fraction of testing every pixel.
+        if not torch.isfinite(image.sum(dtype=torch.float32)):
+            raise DataError(
+                "pixels must be finite numbers, got NaN or infinity",
+                where=where,
+                fix="Look at the film's file: a window of zero width or a damaged float TIFF gives such pixels.",
+            )
+
+
+def check_targets(images: Sequence[Tensor], targets: Sequence[Target] | None, classes: int) -> list[Target]:
+    """Refuse targets from which nothing sensible can be learnt.
+
+    Args:
+        images: The films of the batch.
+        targets: One dict a film: `boxes` (N, 4) float xyxy px, `labels` (N,) int64 in 1..classes, `masks`
+            (N, H, W) bool or uint8 of the film's size. N = 0 is fine.
+        classes: Number of classes, background left out.
+
+    Returns:
+        The targets.
+
+    Raises:
+        DataError: Targets are missing, shapes do not fit, a label is unknown, or a box has no width, no height
+            or a coordinate that is not finite.
+    """
+    if targets is None or len(targets) != len(images):
+        got = "none" if targets is None else str(len(targets))
+        raise DataError(f"training needs one target for each of the {len(images)} films, got {got}")
+    for index, (image, target) in enumerate(zip(images, targets, strict=True)):
+        _check_target(target, tuple(image.shape[-2:]), classes, f"film {index} of the batch")
+    return list(targets)
+
+
+def _check_target(target: Target, image_size: tuple[int, ...], classes: int, where: str) -> None:
+    boxes, labels, masks = target["boxes"], target["labels"], target["masks"]
+    count = labels.shape[0]
+    if boxes.shape != (count, 4) or masks.shape != (count, *image_size):
+        raise DataError(
+            f"{count} labels need boxes ({count}, 4) and masks {(count, *image_size)}, "
+            f"got {tuple(boxes.shape)} and {tuple(masks.shape)}",
+            where=where,
+        )
+    if ((labels < 1) | (labels > classes)).any():
+        raise DataError(f"labels must lie in 1..{classes}, got {sorted(set(labels.tolist()))}", where=where)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    usable = torch.isfinite(boxes).all(dim=1) & (sides > 0).all(dim=1)
+    if not usable.all():
+        region = int((~usable).nonzero()[0])
+        raise DataError(
+            f"boxes must have x1 < x2 and y1 < y2, got {boxes[region].tolist()}",
+            where=f"{where}, region {region}",
+            fix="Correct or delete the region in the annotation.",
+        )
+
+
+def _fit(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    scale = longest / max(size)
+    return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+
+
+def _resample(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(pixels.shape[-2:]) == size:
+        return pixels
+    if pixels.shape[0] == 0:
+        return pixels.new_zeros((0, pixels.shape[1], *size))
+    return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)

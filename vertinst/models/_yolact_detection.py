@@ -1,0 +1,81 @@
+"""From YOLACT's raw outputs to detections: Fast NMS and the assembly of masks (arXiv 1904.02689)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+__all__ = ["assemble_masks", "fast_nms", "paste_masks"]
+
+
+def fast_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, top_k: int) -> Tensor:
+    """Fast NMS within each class: one that is itself suppressed still suppresses (section 4.2 of the paper).
+
+    Args:
+        boxes: (N, 4) xyxy px.
+        scores: (N,) float.
+        labels: (N,) int64.
+        iou_threshold: A box goes when its IoU with any better one of its class is above this; equal stays.
+        top_k: Only this many of each class, best first, are looked at.
+
+    Returns:
+        (K,) int64 indices of what stays, best score first.
+    """
+    kept = [torch.empty(0, dtype=torch.int64, device=boxes.device)]
+    for label in torch.unique(labels):
+        mine = (labels == label).nonzero()[:, 0]
+        best_first = mine[scores[mine].argsort(descending=True, stable=True)[:top_k]]
+        overlap = box_iou(boxes[best_first], boxes[best_first]).triu(diagonal=1)
+        kept.append(best_first[overlap.amax(dim=0) <= iou_threshold])
+    indices = torch.cat(kept)
+    return indices[scores[indices].argsort(descending=True, stable=True)]
+
+
+def assemble_masks(prototypes: Tensor, coefficients: Tensor) -> Tensor:
+    """Sigmoid of the linear combination of prototypes (equation 1 of the paper).
+
+    Args:
+        prototypes: (k, h, w).
+        coefficients: (N, k).
+
+    Returns:
+        (N, h, w) float 0..1, neither cropped nor thresholded.
+    """
+    return torch.sigmoid(torch.einsum("nk,khw->nhw", coefficients, prototypes))
+
+
+def paste_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
+    """Enlarge masks to the film, bilinearly and before any threshold, and crop each to its box.
+
+    Each mask is computed inside its box only. The pixels are those of `torch.nn.functional.interpolate` with
+    `align_corners=False` of the whole mask.
+
+    Args:
+        masks: (N, h, w) float.
+        boxes: (N, 4) xyxy px of the film, rounded outwards to whole pixels.
+        image_size: (H, W) of the film.
+        scale: Pixels of the masks per pixel of the film, (vertical, horizontal).
+
+    Returns:
+        (N, 1, H, W) float, zero outside the boxes.
+    """
+    pasted = masks.new_zeros((masks.shape[0], 1, *image_size))
+    for index, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+        rows = torch.arange(max(math.floor(y1), 0), min(math.ceil(y2), image_size[0]), device=masks.device)
+        columns = torch.arange(max(math.floor(x1), 0), min(math.ceil(x2), image_size[1]), device=masks.device)
+        if len(rows) and len(columns):
+            patch = _sample_rows(masks[index], rows, scale[0])
+            patch = _sample_rows(patch.T, columns, scale[1]).T
+            pasted[index, 0, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = patch
+    return pasted
+
+
+def _sample_rows(grid: Tensor, rows: Tensor, scale: float) -> Tensor:
+    """Linear interpolation of `grid` at the centres of the film's `rows`; beyond the border its value is kept."""
+    position = ((rows + 0.5) * scale - 0.5).clamp(0, grid.shape[0] - 1)
+    above = position.floor().long()
+    below = (above + 1).clamp(max=grid.shape[0] - 1)
+    return torch.lerp(grid[above], grid[below], (position - above).to(grid.dtype)[:, None])

@@ -1,0 +1,138 @@
+"""From line integrals to a film: exposure, scatter, blur, noise, collimation, windowing and the side marker."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+Field = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """How one film is taken and shown.
+
+    Attributes:
+        scatter: Share of scattered radiation in all that reaches the film.
+        photons: Quanta per pixel behind the median of the field.
+        focus_blur_px: Blur of the picture before the noise.
+        detector_blur_px: Blur after the noise.
+        equalisation: Share of the coarse brightness differences taken away, 0 to 1.
+        window: Percentiles of the field shown as black and as white.
+        gamma: Exponent of the display curve; above 1 darkens.
+        field_px: (4, 2) corners of the collimated field, xy px.
+        marker: `L` or `R`.
+        marker_px: Place of the marker's lower left corner, xy px.
+        marker_scale: Height of the marker in units of 22 px.
+    """
+
+    scatter: float
+    photons: float
+    focus_blur_px: float
+    detector_blur_px: float
+    equalisation: float
+    window: tuple[float, float]
+    gamma: float
+    field_px: NDArray[np.float64]
+    marker: str
+    marker_px: tuple[int, int]
+    marker_scale: float
+
+
+def draw_exposure(rng: Generator, size: tuple[int, int]) -> Exposure:
+    """Draw how a film of (rows, columns) is taken."""
+    field = _draw_field(rng, size)
+    corner = field[rng.integers(4)]
+    inward = field.mean(axis=0) - corner
+    place = corner + np.sign(inward) * np.array([size[1] * 0.06, size[0] * 0.05])
+    return Exposure(
+        scatter=float(rng.uniform(0.25, 0.5)),
+        photons=float(np.exp(rng.uniform(np.log(250), np.log(3000)))),
+        focus_blur_px=float(rng.uniform(0.6, 1.3)),
+        detector_blur_px=float(rng.uniform(0.35, 0.7)),
+        equalisation=float(rng.uniform(0.25, 0.65)),
+        window=(float(rng.uniform(4, 22)), float(rng.uniform(99.3, 99.9))),
+        gamma=float(rng.uniform(0.85, 1.35)),
+        field_px=field,
+        marker=str(rng.choice(["L", "R"])),
+        marker_px=(int(place[0]), int(place[1])),
+        marker_scale=float(rng.uniform(0.9, 1.7) * size[0] / 1024),
+    )
+
+
+def _draw_field(rng: Generator, size: tuple[int, int]) -> NDArray[np.float64]:
+    """Corners of the collimated field: mostly narrow side borders, sometimes none, turned by a degree or less."""
+    rows, columns = size
+    share = rng.uniform(-0.02, 0.07, 4) * np.array([1.3, 1.3, 0.35, 0.35])
+    left, right, top, bottom = np.maximum(share, -0.01)
+    box = np.array([(left, top), (1 - right, top), (1 - right, 1 - bottom), (left, 1 - bottom)])
+    angle = np.radians(rng.normal(0, 0.5))
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    turned: NDArray[np.float64] = (box - 0.5) * (columns, rows) @ turn + np.array([columns, rows]) / 2
+    return turned
+
+
+def develop(rng: Generator, tissue_and_bone: Field, metal: Field, exposure: Exposure) -> Field:
+    """Take and show a film of line integrals.
+
+    Args:
+        rng: Draws the noise.
+        tissue_and_bone: (H, W) line integrals of what is not metal.
+        metal: (H, W) line integrals of metal.
+        exposure: How it is taken.
+
+    Returns:
+        (H, W) float32 in 0..1, dense matter bright.
+    """
+    size = metal.shape
+    marker = _marker_integral(exposure, (size[0], size[1]))
+    primary = cv2.GaussianBlur(np.exp(-(tissue_and_bone + metal + marker)), (0, 0), exposure.focus_blur_px)
+    signal = primary + exposure.scatter / (1 - exposure.scatter) * _coarse_blur(primary, size[0] / 14)
+    density = _log_with_noise(rng, signal, exposure)
+    field = _field_mask(exposure, (size[0], size[1]))
+    inside = density[field > 127]
+    density -= exposure.equalisation * (_coarse_blur(density, size[0] / 16) - np.float32(inside.mean()))
+    low, high = np.percentile(density[::4, ::4][(field[::4, ::4] > 127) & (metal[::4, ::4] < 0.1)], exposure.window)
+    shown = np.clip((density - np.float32(low)) / np.float32(max(high - low, 0.05)), 0, 1)
+    shown = np.power(shown, np.float32(exposure.gamma)) * (field.astype(np.float32) / np.float32(255))
+    return np.asarray(shown, np.float32)
+
+
+def _log_with_noise(rng: Generator, signal: Field, exposure: Exposure) -> Field:
+    """Attenuation as the detector sees it: quantum noise grows where little arrives."""
+    quanta = np.float32(exposure.photons / max(float(np.median(signal[::4, ::4])), 1e-9))
+    noisy = signal + np.sqrt(signal / quanta) * rng.standard_normal(signal.shape, dtype=np.float32)
+    noisy = cv2.GaussianBlur(noisy, (0, 0), exposure.detector_blur_px)
+    return np.asarray(-np.log(np.maximum(noisy, np.float32(0.02) * signal + np.float32(1e-7))), np.float32)
+
+
+def _coarse_blur(image: Field, sigma_px: float) -> Field:
+    """A wide Gaussian blur, computed on an eighth of the pixels along each side."""
+    small = cv2.resize(image, None, fx=0.125, fy=0.125, interpolation=cv2.INTER_AREA)
+    blurred = cv2.GaussianBlur(small, (0, 0), sigma_px / 8)
+    return np.asarray(cv2.resize(blurred, image.shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _field_mask(exposure: Exposure, size: tuple[int, int]) -> NDArray[np.uint8]:
+    mask = np.zeros(size, np.uint8)
+    corners = np.round(exposure.field_px * 16).astype(np.int32)
+    cv2.fillPoly(mask, [corners], 255, cv2.LINE_AA, 4)
+    return np.asarray(cv2.GaussianBlur(mask, (0, 0), 1.2), np.uint8)
+
+
+def _marker_integral(exposure: Exposure, size: tuple[int, int]) -> Field:
+    """Line integrals of a lead letter."""
+    letter = np.zeros(size, np.uint8)
+    scale = exposure.marker_scale
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    cv2.putText(letter, exposure.marker, exposure.marker_px, font, 1.6 * scale, 255, max(1, round(4 * scale)))
+    return letter.astype(np.float32) * np.float32(2.5 / 255)
+
+
+def to_pixels(shown: Field, bits: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Grey values 0..1 as integers of 8 or 16 bits."""
+    if bits == 8:
+        return np.round(shown * 255).astype(np.uint8)
+    return np.round(shown * 65535).astype(np.uint16)

@@ -1,0 +1,187 @@
+"""Solids of a phantom as stacks of thin slices, the form in which they are projected.
+
+The rays of a lateral film run nearly along the lateral axis. A solid is therefore cut into slices of constant
+lateral position; each is a polygon, and the line integral through the solid at a pixel is the number of slices whose
+projections cover that pixel times the thickness of a slice. Any rotation or perspective only moves the polygons.
+
+Coordinates are millimetres: x anterior, y inferior (downwards on the film), z lateral (towards the detector).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Points = NDArray[np.float64]
+
+_EDGE_POINTS = 13
+_WALL_POINTS = 9
+_AXIAL_POWER = 2.6
+
+
+@dataclass(frozen=True)
+class Solid:
+    """A stack of polygonal slices of one material.
+
+    Attributes:
+        slices: (S, V, 3) float64 vertices in mm.
+        integral: Line integral of attenuation through one slice (its thickness times the attenuation coefficient);
+            negative where a solid is hollowed out of another.
+    """
+
+    slices: Points
+    integral: float
+
+
+@dataclass(frozen=True)
+class BodyShape:
+    """A vertebral body: a waisted cylinder between two bowl-shaped endplates.
+
+    Attributes:
+        depth_superior_mm: Antero-posterior depth at the superior endplate.
+        depth_inferior_mm: The same at the inferior endplate.
+        width_mm: Lateral width.
+        height_mm: Height in the middle between the endplate planes.
+        wedge_deg: Angle between the endplate planes, positive where the anterior wall is the higher one.
+        waist: Share by which the radius shrinks at mid-height, 0 to 0.3.
+        bowl_mm: Depth of the endplates' hollows (superior, inferior).
+    """
+
+    depth_superior_mm: float
+    depth_inferior_mm: float
+    width_mm: float
+    height_mm: float
+    wedge_deg: float
+    waist: float
+    bowl_mm: tuple[float, float]
+
+    def corners_mm(self) -> Points:
+        """Mid-sagittal corners, (4, 3) mm.
+
+        Order: superior-anterior, superior-posterior, inferior-posterior, inferior-anterior.
+        """
+        slope = np.tan(np.radians(self.wedge_deg / 2))
+        top, bottom = self.depth_superior_mm / 2, self.depth_inferior_mm / 2
+        half = self.height_mm / 2
+        return np.array(
+            [
+                [top, -half - top * slope, 0.0],
+                [-top, -half + top * slope, 0.0],
+                [-bottom, half - bottom * slope, 0.0],
+                [bottom, half + bottom * slope, 0.0],
+            ]
+        )
+
+
+def slice_positions(count: int) -> NDArray[np.float64]:
+    """Middles of `count` equal slices of the interval -1 to 1, shape (count,)."""
+    return (2 * np.arange(count) + 1) / count - 1
+
+
+def body_slices(shape: BodyShape, count: int, *, wall_mm: float = 0.0, endplate_mm: float = 0.0) -> Points:
+    """Slices of a vertebral body, or of its inside when wall and endplate thicknesses are given.
+
+    Args:
+        shape: The outer shape.
+        count: Number of slices, 1 or more.
+        wall_mm: Thickness taken away from the side walls.
+        endplate_mm: Thickness taken away below each endplate.
+
+    Returns:
+        (count, V, 3) mm in the body's own frame (origin in its middle).
+    """
+    lateral = slice_positions(count)[:, None]
+    heights = np.linspace(-0.5, 0.5, _WALL_POINTS)[None, 1:-1]
+    across = np.linspace(-1.0, 1.0, _EDGE_POINTS)[None, :]
+    top_x = across * _half_depth(shape, np.array([[-0.5]]), lateral, wall_mm)
+    bottom_x = across * _half_depth(shape, np.array([[0.5]]), lateral, wall_mm)
+    top_y = _endplate(shape, top_x, lateral, superior=True) + endplate_mm
+    bottom_y = _endplate(shape, bottom_x, lateral, superior=False) - endplate_mm
+    wall_x = _half_depth(shape, heights, lateral, wall_mm)
+    share = heights + 0.5
+    front_y = top_y[:, -1:] * (1 - share) + bottom_y[:, -1:] * share
+    back_y = top_y[:, :1] * (1 - share) + bottom_y[:, :1] * share
+    x = np.concatenate([top_x, wall_x, bottom_x[:, ::-1], -wall_x[:, ::-1]], axis=1)
+    y = np.concatenate([top_y, front_y, bottom_y[:, ::-1], back_y[:, ::-1]], axis=1)
+    z = np.broadcast_to(lateral * (shape.width_mm / 2 - wall_mm), x.shape)
+    return np.stack([x, y, z], axis=2)
+
+
+def _half_depth(shape: BodyShape, height: Points, lateral: Points, wall_mm: float) -> Points:
+    """Half of the depth at relative heights (1, K) and lateral positions (S, 1): a super-ellipse with a waist."""
+    depth = shape.depth_superior_mm * (0.5 - height) + shape.depth_inferior_mm * (0.5 + height)
+    narrow = 1 - shape.waist * (1 - 4 * height**2)
+    # The waist narrows the body sideways as well, but a slice must keep some depth or it would fall into two.
+    reach = np.minimum(np.abs(lateral) / np.maximum(narrow, 0.95), 0.995)
+    result: Points = (depth / 2 - wall_mm) * narrow * (1 - reach**_AXIAL_POWER) ** (1 / _AXIAL_POWER)
+    return result
+
+
+def _endplate(shape: BodyShape, x: Points, lateral: Points, *, superior: bool) -> Points:
+    """Heights of an endplate, a shallow bowl with its rim in a plane tilted by half of the wedge."""
+    slope = np.tan(np.radians(shape.wedge_deg / 2))
+    depth = shape.depth_superior_mm if superior else shape.depth_inferior_mm
+    hollow = np.maximum(0.0, 1 - (2 * x / depth) ** 2 - lateral**2)
+    plane = shape.height_mm / 2 + x * slope
+    result: Points = hollow * shape.bowl_mm[0] - plane if superior else plane - hollow * shape.bowl_mm[1]
+    return result
+
+
+def tube_slices(path: Points, radius: Points, count: int, *, flatness: float = 1.0) -> Points:
+    """Slices of a round-ended tube along a path.
+
+    Args:
+        path: (P, 3) mm, P >= 2; may not run exactly along the lateral axis.
+        radius: (P,) mm, radius at each point in the sagittal plane.
+        count: Number of slices.
+        flatness: Lateral radius divided by the sagittal one.
+
+    Returns:
+        (count, V, 3) mm.
+    """
+    tangent = np.gradient(path[:, :2], axis=0)
+    tangent /= np.maximum(np.linalg.norm(tangent, axis=1, keepdims=True), 1e-9)
+    normal = np.stack([-tangent[:, 1], tangent[:, 0]], axis=1)
+    turn = np.linspace(0, np.pi, 7)[1:-1, None]
+    end_cap = np.cos(turn) * normal[-1] + np.sin(turn) * tangent[-1]
+    start_cap = -np.cos(turn) * normal[0] - np.sin(turn) * tangent[0]
+    offset = np.concatenate([normal, end_cap, -normal[::-1], start_cap])
+    index = np.concatenate(
+        [np.arange(len(path)), np.full(5, len(path) - 1), np.arange(len(path))[::-1], np.zeros(5, int)]
+    )
+    level = slice_positions(count)[:, None]
+    reach = np.sqrt(1 - level**2)
+    size = radius[index]
+    result = np.empty((count, len(index), 3))
+    result[..., :2] = path[index, :2] + (offset * size[:, None])[None] * reach[..., None]
+    result[..., 2] = path[index, 2] + level * size * flatness
+    return result
+
+
+def plate_slices(outline: Points, middle_z: Points, half_mm: float, count: int) -> Points:
+    """Slices of a plate with rounded rim.
+
+    Args:
+        outline: (V, 2) mm in the sagittal plane.
+        middle_z: (V,) mm, lateral position of the plate's middle at every vertex.
+        half_mm: Half of the thickness.
+        count: Number of slices.
+
+    Returns:
+        (count, V, 3) mm.
+    """
+    level = slice_positions(count)
+    centre = outline.mean(axis=0)
+    span = np.abs(outline - centre).max()
+    shrink = 1 - half_mm / span * (1 - np.sqrt(1 - level**2))
+    flat = centre + (outline - centre)[None] * shrink[:, None, None]
+    z = middle_z[None, :] + (level * half_mm)[:, None]
+    return np.concatenate([flat, z[..., None]], axis=2)
+
+
+def smooth_outline(points: Points, rounds: int = 2) -> Points:
+    """A closed outline with its corners cut (Chaikin 1974), (V, 2) to (V * 2**rounds, 2)."""
+    for _ in range(rounds):
+        following = np.roll(points, -1, axis=0)
+        points = np.stack([0.75 * points + 0.25 * following, 0.25 * points + 0.75 * following], axis=1).reshape(-1, 2)
+    return points

@@ -1,0 +1,106 @@
+"""Soft tissue of a phantom: line integrals through skin, muscle, abdomen, bowel gas and lung."""
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from vertinst.data.phantom_anatomy import Anatomy
+from vertinst.data.phantom_projection import View
+from vertinst.data.phantom_solids import Points
+
+SOFT_PER_MM = 0.0190
+_COARSE = 4
+Field = NDArray[np.float32]
+
+
+def tissue_integral(rng: Generator, anatomy: Anatomy, view: View) -> Field:
+    """Line integrals of attenuation through everything soft, (H, W) float32.
+
+    Drawn on a grid four times coarser than the film, because soft tissue has no fine detail.
+    """
+    x, y = _patient_grid(view)
+    half_thickness, depth_share = _trunk(rng, anatomy, x, y)
+    thickness = 2 * half_thickness * _bulge(depth_share)
+    thickness *= 1 + 0.07 * _clouds(rng, x.shape, 14) + 0.03 * _clouds(rng, x.shape, 5)
+    thickness += _muscle(anatomy, x, y)
+    thickness -= _lung(rng, anatomy, x, y)
+    thickness -= np.minimum(_gas(rng, x, y), 0.45 * np.maximum(thickness, 0))
+    coarse = (SOFT_PER_MM * np.maximum(thickness, 0)).astype(np.float32)
+    fine = cv2.resize(coarse, view.size[::-1], interpolation=cv2.INTER_CUBIC)
+    return np.asarray(np.maximum(fine, 0), np.float32)
+
+
+def _patient_grid(view: View) -> tuple[Points, Points]:
+    """Patient coordinates (x anterior, y inferior, mm) of the coarse grid's pixels in the middle plane."""
+    rows, columns = -(-view.size[0] // _COARSE), -(-view.size[1] // _COARSE)
+    column, row = np.meshgrid((np.arange(columns) + 0.5) * _COARSE, (np.arange(rows) + 0.5) * _COARSE)
+    mirror = 1.0 if view.facing == "right" else -1.0
+    return (
+        mirror * (column - view.centre_px[0]) * view.pixel_spacing_mm,
+        (row - view.centre_px[1]) * view.pixel_spacing_mm,
+    )
+
+
+def _axis(anatomy: Anatomy, y: Points) -> Points:
+    """Antero-posterior position of the spine at every height."""
+    centres = np.array([v.frame.origin[:2] for v in anatomy.vertebrae.values()])
+    centres = centres[np.argsort(centres[:, 1])]
+    return np.asarray(np.interp(y, centres[:, 1], centres[:, 0]))
+
+
+def _trunk(rng: Generator, anatomy: Anatomy, x: Points, y: Points) -> tuple[Points, Points]:
+    """Half of the lateral thickness per height, and the position between back (-1) and belly (+1)."""
+    height = np.clip(-y / 250, -0.4, 1.3)
+    smooth_axis = _axis(anatomy, y * 0.8) * 0.7
+    back = smooth_axis - 88 - 22 * anatomy.girth - 16 * np.exp(-(((height + 0.2) / 0.25) ** 2))
+    belly = smooth_axis + 62 + 75 * anatomy.girth * (0.75 + 0.35 * np.exp(-(((height - 0.15) / 0.5) ** 2)))
+    belly = belly + rng.normal(0, 12)
+    waist = 1 - 0.10 * np.exp(-(((height - 0.45) / 0.3) ** 2))
+    half = (112 + 38 * anatomy.girth) * waist
+    return half, (2 * x - back - belly) / (belly - back)
+
+
+def _bulge(share: Points) -> Points:
+    """Thickness of the trunk relative to its middle: a super-ellipse, 0 outside the skin."""
+    result: Points = np.maximum(0.0, 1 - np.abs(share) ** 2.6) ** (1 / 2.2)
+    return result
+
+
+def _muscle(anatomy: Anatomy, x: Points, y: Points) -> Points:
+    """A little more behind the spine (back muscles) and in front of it (psoas)."""
+    offset = x - _axis(anatomy, y)
+    result: Points = 9 * np.exp(-(((offset + 48) / 22) ** 2)) + 6 * np.exp(-((offset / 30) ** 2))
+    return result
+
+
+def _clouds(rng: Generator, shape: tuple[int, ...], cells: int) -> Points:
+    """Smooth noise of about unit spread with `cells` bumps along the film's height."""
+    grid = rng.standard_normal((cells, max(2, cells * 3 // 4))).astype(np.float32)
+    return np.asarray(cv2.resize(grid, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC), np.float64)
+
+
+def _lung(rng: Generator, anatomy: Anatomy, x: Points, y: Points) -> Points:
+    """Air of both lung bases above the diaphragm, mm of tissue missing."""
+    missing = np.zeros_like(x)
+    top = anatomy.vertebrae["T12"].frame.origin
+    for _ in range(2):
+        crest = top[1] - rng.uniform(5, 45)
+        dome = crest + 0.0045 * (x - top[0] - rng.uniform(20, 60)) ** 2 - 12
+        above = np.maximum(0.0, dome - y)
+        missing += rng.uniform(30, 55) * (1 - np.exp(-above / 24))
+    return missing
+
+
+def _gas(rng: Generator, x: Points, y: Points) -> Points:
+    """Bowel gas in front of the spine: chains of overlapping bubbles, mm of tissue missing."""
+    missing = np.zeros_like(x)
+    for _ in range(int(rng.integers(2, 8))):
+        position = np.array([rng.uniform(5, 150), rng.uniform(-210, 70)])
+        step = rng.normal(0, 11, 2)
+        for _ in range(int(rng.integers(2, 8))):
+            radius, squeeze = rng.uniform(5, 17), rng.uniform(0.6, 1.5)
+            square = ((x - position[0]) / squeeze) ** 2 + (y - position[1]) ** 2
+            np.maximum(missing, 1.7 * np.sqrt(np.maximum(0.0, radius**2 - square)), out=missing)
+            position = position + step + rng.normal(0, 7, 2)
+    return np.asarray(cv2.GaussianBlur(missing, (0, 0), 0.9))

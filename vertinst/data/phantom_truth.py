@@ -1,0 +1,108 @@
+"""What is known about a phantom film: outlines for the annotation, corners, lordosis."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from shapely import Polygon, union_all
+from shapely.geometry.base import BaseGeometry
+
+from vertinst.data.phantom_anatomy import LUMBAR_LEVELS, SACRAL_LEVELS, Anatomy
+from vertinst.data.phantom_implants import Implant
+from vertinst.data.phantom_projection import View, largest_polygon, silhouette
+from vertinst.data.phantom_solids import Points, Solid
+
+LEAST_VISIBLE = 0.15
+"""A region of which a smaller share lies in the field is not annotated."""
+_BONE_TOLERANCE_PX = 0.5
+_METAL_TOLERANCE_PX = 0.6
+
+
+@dataclass(frozen=True)
+class Region:
+    """One annotated region.
+
+    Attributes:
+        category: `lumbar`, `sacral`, `cage`, `screw` or `rod`.
+        level: The vertebra's name; empty for metal.
+        outline: (V, 2) xy px, first vertex not repeated.
+        visible: Share of the whole outline that lies in the field, 0.15 to 1.
+    """
+
+    category: str
+    level: str
+    outline: NDArray[np.float64]
+    visible: float
+
+
+def bone_regions(bodies: dict[str, list[Solid]], view: View, field_px: NDArray[np.float64]) -> list[Region]:
+    """Regions of the vertebral bodies from the lowest up: S2, S1, L5 to T12, as far as they are in the field.
+
+    Args:
+        bodies: Solids by level, the outer shape first.
+        view: The projection.
+        field_px: (V, 2) corners of the collimated field, xy px.
+    """
+    categories = {"S2": "sacral", "S1": "sacral"} | dict.fromkeys(LUMBAR_LEVELS, "lumbar")
+    found = []
+    for level, category in categories.items():
+        outline = silhouette(bodies[level][0].slices, view, _BONE_TOLERANCE_PX)
+        found.append(_visible_region(category, level, outline, view, field_px))
+    return [region for region in found if region is not None]
+
+
+def metal_regions(implants: list[Implant], view: View, field_px: NDArray[np.float64]) -> list[Region | None]:
+    """The region of every implant, None where less than 15 % of it lies in the field."""
+    result = []
+    for implant in implants:
+        solids = implant.solids[:1] if implant.category == "cage" else implant.solids
+        joined = largest_polygon(union_all([silhouette(solid.slices, view, 0.0) for solid in solids]))
+        outline = Polygon(joined.exterior).simplify(_METAL_TOLERANCE_PX)
+        result.append(_visible_region(implant.category, "", outline, view, field_px))
+    return result
+
+
+def _visible_region(
+    category: str, level: str, outline: BaseGeometry, view: View, field_px: NDArray[np.float64]
+) -> Region | None:
+    whole = largest_polygon(outline)
+    rows, columns = view.size
+    film = Polygon([(0, 0), (columns, 0), (columns, rows), (0, rows)])
+    seen = largest_polygon(whole.intersection(film.intersection(Polygon(field_px))))
+    share = seen.area / whole.area if whole.area > 0 else 0.0
+    if share < LEAST_VISIBLE:
+        return None
+    points = np.asarray(np.round(np.asarray(seen.exterior.coords[:-1]), 2), np.float64)
+    return Region(category, level, points, float(share))
+
+
+def corners_px(anatomy: Anatomy, view: View) -> dict[str, Points]:
+    """Projected mid-sagittal corners of the named bodies, T12 to S2, each (4, 2) xy px.
+
+    Order: superior-anterior, superior-posterior, inferior-posterior, inferior-anterior. Corners may lie outside the
+    film where a vertebra is cut by its border.
+    """
+    result = {}
+    for level in (*reversed(LUMBAR_LEVELS), *SACRAL_LEVELS):
+        vertebra = anatomy.vertebrae[level]
+        result[level] = view.project(vertebra.frame.place(vertebra.shape.corners_mm()))
+    return result
+
+
+def lordosis_deg(upper: Points, lower: Points) -> float:
+    """Lordosis between two vertebrae: the angle between their superior endplates in the mid-sagittal projection.
+
+    Each endplate is the line from its posterior to its anterior corner. Positive where the endplates open towards
+    the anterior side, as they do in lordosis; the same for films facing left and right.
+
+    Args:
+        upper: (4, 2) corners of the upper vertebra (L1 for the usual L1-S1 angle), xy px, order as in `corners_px`.
+        lower: (4, 2) corners of the lower one (S1).
+
+    Returns:
+        Degrees, between -180 and 180.
+    """
+    above, below = upper[0] - upper[1], lower[0] - lower[1]
+    # Mirrored films turn the other way round: the anterior direction decides the sign.
+    turn = np.sign(below[0]) * (above[0] * below[1] - above[1] * below[0])
+    return float(np.degrees(np.arctan2(turn, above @ below)))

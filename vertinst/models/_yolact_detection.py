@@ -64,18 +64,21 @@ def paste_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int], scale
     """
     pasted = masks.new_zeros((masks.shape[0], 1, *image_size))
     for index, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
-        rows = torch.arange(max(math.floor(y1), 0), min(math.ceil(y2), image_size[0]), device=masks.device)
-        columns = torch.arange(max(math.floor(x1), 0), min(math.ceil(x2), image_size[1]), device=masks.device)
-        if len(rows) and len(columns):
-            patch = _sample_rows(masks[index], rows, scale[0])
-            patch = _sample_rows(patch.T, columns, scale[1]).T
-            pasted[index, 0, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = patch
+        rows, columns = _pixels(y1, y2, image_size[0]), _pixels(x1, x2, image_size[1])
+        patch = _sample_rows(_sample_rows(masks[index], rows, scale[0]).T, columns, scale[1]).T
+        pasted[index, 0, rows.start : rows.stop, columns.start : columns.stop] = patch
     return pasted
 
 
-def _sample_rows(grid: Tensor, rows: Tensor, scale: float) -> Tensor:
+def _pixels(low: float, high: float, size: int) -> range:
+    start = min(max(math.floor(low), 0), size)
+    return range(start, max(min(math.ceil(high), size), start))
+
+
+def _sample_rows(grid: Tensor, rows: range, scale: float) -> Tensor:
     """Linear interpolation of `grid` at the centres of the film's `rows`; beyond the border its value is kept."""
-    position = ((rows + 0.5) * scale - 0.5).clamp(0, grid.shape[0] - 1)
+    centres = torch.arange(rows.start, rows.stop, device=grid.device, dtype=torch.float32) + 0.5
+    position = (centres * scale - 0.5).clamp(0, grid.shape[0] - 1)
     above = position.floor().long()
     below = (above + 1).clamp(max=grid.shape[0] - 1)
     return torch.lerp(grid[above], grid[below], (position - above).to(grid.dtype)[:, None])

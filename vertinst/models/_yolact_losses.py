@@ -94,7 +94,8 @@ def coverage(masks: Tensor, padded_size: tuple[int, int], stride: int) -> Tensor
         (N, padded H / stride, padded W / stride) float 0..1.
     """
     right, below = padded_size[1] - masks.shape[2], padded_size[0] - masks.shape[1]
-    return F.avg_pool2d(F.pad(masks, (0, right, 0, below)), stride)
+    # The channel is for N = 0, which pooling takes for a missing one otherwise.
+    return F.avg_pool2d(F.pad(masks, (0, right, 0, below))[:, None], stride)[:, 0]
 
 
 def mask_loss(prototypes: Tensor, coefficients: Tensor, truth: Tensor, masks: Tensor, boxes: Tensor) -> Tensor:

@@ -269,7 +269,8 @@ class Yolact(nn.Module):
                 target["boxes"] / PROTOTYPE_STRIDE,
             )
         positives = max(int((labels > 0).sum()), 1)
-        coarse = [F.avg_pool2d(masks, SEMANTIC_STRIDE // PROTOTYPE_STRIDE) for masks in fine]
+        ratio = SEMANTIC_STRIDE // PROTOTYPE_STRIDE
+        coarse = [F.avg_pool2d(masks[:, None], ratio)[:, 0] for masks in fine]
         return {
             "loss_class": options.class_loss_weight * class_loss(raw.logits, labels, options.negatives_per_positive),
             "loss_box": options.box_loss_weight * box / positives,

@@ -18,7 +18,7 @@ from vertinst.data.phantom_implants import Implant, draw_construct, shape_implan
 from vertinst.data.phantom_projection import View, draw_view, integrate
 from vertinst.data.phantom_solids import Solid
 from vertinst.data.phantom_style import PhantomStyle
-from vertinst.data.phantom_tissue import tissue_integral
+from vertinst.data.phantom_tissue import bone_grain, tissue_integral
 from vertinst.data.phantom_truth import Region, bone_regions, corners_px, lordosis_deg, metal_regions
 from vertinst.data.phantom_via import via_project
 from vertinst.errors import DataError
@@ -212,6 +212,7 @@ def take_film(
     exposure = draw_exposure(rng, view.size)
     bone = integrate([solid for solids in bodies.values() for solid in solids] + rest, view)
     metal = integrate([solid for implant in patient.implants for solid in implant.solids], view)
+    bone *= bone_grain(rng, view.size)
     bone += tissue_integral(rng, patient.anatomy, view)
     pixels = to_pixels(develop(rng, bone, metal, exposure), bits)
     bones = bone_regions(bodies, view, exposure.field_px)

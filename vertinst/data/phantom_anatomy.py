@@ -83,6 +83,7 @@ class Anatomy:
         bone_density: Factor on the attenuation of bone; low means osteoporotic.
         cortex: Factor on the thickness of cortex and endplates.
         girth: Factor on the thickness of soft tissue.
+        roughness_seed: Seeds the small irregularities of the bones.
     """
 
     vertebrae: dict[str, Vertebra]
@@ -90,6 +91,7 @@ class Anatomy:
     bone_density: float
     cortex: float
     girth: float
+    roughness_seed: int
 
 
 def draw_anatomy(rng: Generator, style: PhantomStyle) -> Anatomy:
@@ -105,6 +107,7 @@ def draw_anatomy(rng: Generator, style: PhantomStyle) -> Anatomy:
         bone_density=float(rng.uniform(0.7, 1.15)),
         cortex=float(rng.uniform(0.8, 1.25)),
         girth=float(rng.uniform(0.75, 1.25)),
+        roughness_seed=int(rng.integers(2**32)),
     )
 
 
@@ -166,6 +169,7 @@ def _lumbar_shape(rng: Generator, level: str, scale: float, wedge_deg: float) ->
         wedge_deg=wedge_deg,
         waist=float(waist * rng.uniform(0.75, 1.25)),
         bowl_mm=(float(rng.uniform(0.7, 2.6)), float(rng.uniform(0.9, 3.2))),
+        lip_mm=(float(rng.uniform(0, 1.6) ** 2), float(rng.uniform(0, 1.6) ** 2)),
     )
 
 

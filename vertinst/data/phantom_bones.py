@@ -5,10 +5,10 @@ Attenuation is given in excess of the soft tissue that the bone displaces, per m
 """
 
 import numpy as np
+from numpy.random import Generator
 
 from vertinst.data.phantom_anatomy import Anatomy, Vertebra
 from vertinst.data.phantom_solids import (
-    BodyShape,
     Points,
     Solid,
     body_slices,
@@ -17,7 +17,7 @@ from vertinst.data.phantom_solids import (
     tube_slices,
 )
 
-CORTICAL_PER_MM = 0.034
+CORTICAL_PER_MM = 0.042
 TRABECULAR_PER_MM = 0.0085
 BODY_SLICES = 26
 
@@ -32,7 +32,7 @@ _ILIAC_OUTLINE_MM = np.array(
 
 def body_solids(vertebra: Vertebra, anatomy: Anatomy) -> list[Solid]:
     """The body: a dense shell, thicker at the endplates, around trabecular bone. First of the list: the outer shape."""
-    wall, endplate = 0.55 * anatomy.cortex, 0.95 * anatomy.cortex
+    wall, endplate = 0.6 * anatomy.cortex, 1.1 * anatomy.cortex
     outer = body_slices(vertebra.shape, BODY_SLICES)
     inner = body_slices(vertebra.shape, BODY_SLICES, wall_mm=wall, endplate_mm=endplate)
     return _shell(vertebra, anatomy, outer, inner, vertebra.shape.width_mm / BODY_SLICES)
@@ -46,11 +46,18 @@ def _shell(vertebra: Vertebra, anatomy: Anatomy, outer: Points, inner: Points, t
 
 
 def _bone_tube(
-    path: list[tuple[float, float, float]], radius: float, *, flat: float = 1.0, wall: float = 1.1, count: int = 7
+    rng: Generator,
+    path: list[tuple[float, float, float]],
+    radius: float,
+    *,
+    flat: float = 1.0,
+    wall: float = 1.1,
 ) -> list[Solid]:
-    """A round-ended tube of bone with cortex, of unit density."""
-    points = _densify(np.array(path, dtype=np.float64))
-    radii = np.full(len(points), radius)
+    """A round-ended, slightly irregular tube of bone with cortex, of unit density."""
+    bent = np.array(path, dtype=np.float64) + rng.normal(0, 0.7, (len(path), 3))
+    points = _densify(bent)
+    radii = radius * _densify(rng.uniform(0.8, 1.2, (len(path), 1)))[:, 0]
+    count = max(6, round(1.4 * radius))
     outer = tube_slices(points, radii, count, flatness=flat)
     inner = tube_slices(points, radii - wall, count, flatness=(radius * flat - wall) / (radius - wall))
     return [
@@ -61,8 +68,9 @@ def _bone_tube(
 
 def _densify(path: Points) -> Points:
     """Round the corners of an open path by Chaikin's rule, ends kept."""
-    for _ in range(2 if len(path) > 2 else 0):
-        cut = np.stack([0.75 * path[:-1] + 0.25 * path[1:], 0.25 * path[:-1] + 0.75 * path[1:]], axis=1).reshape(-1, 3)
+    for _ in range(2):
+        cut = np.stack([0.75 * path[:-1] + 0.25 * path[1:], 0.25 * path[:-1] + 0.75 * path[1:]], axis=1)
+        cut = cut.reshape(-1, path.shape[1])
         path = np.concatenate([path[:1], cut[1:-1], path[-1:]])
     return path
 
@@ -85,7 +93,7 @@ def _placed(solids: list[Solid], vertebra: Vertebra, density: float, scale: floa
     return [Solid(vertebra.frame.place(s.slices * scale), s.integral * density * scale) for s in solids]
 
 
-def posterior_solids(vertebra: Vertebra, anatomy: Anatomy) -> list[Solid]:
+def posterior_solids(vertebra: Vertebra, anatomy: Anatomy, rng: Generator) -> list[Solid]:
     """Pedicles, articular, transverse and spinous processes and laminae of a lumbar or thoracic vertebra."""
     shape = vertebra.shape
     back = -shape.depth_superior_mm / 2 / anatomy.scale
@@ -93,33 +101,42 @@ def posterior_solids(vertebra: Vertebra, anatomy: Anatomy) -> list[Solid]:
     thoracic = vertebra.level.startswith("T") and vertebra.level != "T12"
     parts: list[Solid] = []
     for side in (-1.0, 1.0):
-        parts += _one_side(back, height, side, 0.31 * shape.width_mm / anatomy.scale)
-    parts += _spinous_process(back, height, droop=11.0 if thoracic else 0.0)
+        parts += _one_side(rng, back, height, side, 0.31 * shape.width_mm / anatomy.scale)
+    parts += _spinous_process(rng, back, height, droop=11.0 if thoracic else 0.0)
     return _placed(parts, vertebra, anatomy.bone_density, anatomy.scale)
 
 
-def _one_side(back: float, height: float, side: float, apart: float) -> list[Solid]:
+def _one_side(rng: Generator, back: float, height: float, side: float, apart: float) -> list[Solid]:
     """Pedicle, articular processes, pars, lamina and transverse process of one side."""
     z, top = side * apart, -0.22 * height
-    joint = side * (apart + 3)
+    joint, wide = side * (apart + 3), side * (apart + 16)
+    pedicle = [(back - 4, top, z), (back - 8, top - 0.5, z), (back - 13, top + 1, z)]
+    upper = [(back - 12, top + 6, joint), (back - 14, top - 5, joint), (back - 12, top - 14, joint)]
+    pars = [(back - 13, top, z), (back - 17, 4, z), (back - 20, 0.55 * height, z), (back - 20, 0.86 * height, z)]
+    lamina = [(back - 16, 0.0, z), (back - 23, 6, 0.6 * z), (back - 28, 11, 0.15 * z)]
+    transverse = [(back - 12, top + 2, wide - side * 4), (back - 17, top + 1, wide + side * 4)]
     return [
-        *_bone_tube([(back + 3, top, z), (back - 6, top - 0.5, z), (back - 13, top, z)], 6.2, flat=0.65, wall=1.2),
-        *_bone_tube(
-            [(back - 12, top + 3, joint), (back - 13.5, top - 7, joint), (back - 11.5, top - 15, joint)], 4.2, flat=1.3
-        ),
-        *_bone_tube(
-            [(back - 13, top, z), (back - 17, 6, z), (back - 20, 0.62 * height, z), (back - 20, 0.85 * height, z)],
-            4.6,
-            flat=1.2,
-        ),
-        *_bone_tube([(back - 17, 1, z), (back - 23, 6, 0.6 * z), (back - 27, 10, 0.15 * z)], 6.0, flat=0.9, wall=1.4),
-        *_bone_tube(
-            [(back - 12, top + 2, z + side * 14), (back - 17, top + 1, z + side * 19)], 4.2, flat=2.6, wall=0.9
-        ),
+        *_bone_tube(rng, pedicle, 6.3, flat=0.65, wall=1.5),
+        *_bone_tube(rng, upper, 4.6, flat=1.3, wall=1.4),
+        *_bone_tube(rng, pars, 5.2, flat=1.2, wall=1.5),
+        *_bone_tube(rng, lamina, 7.5, flat=0.7, wall=1.6),
+        *_bone_tube(rng, transverse, 4.4, flat=2.6, wall=0.9),
+        *_lumps(rng, [(back - 14, top - 6, z), (back - 17, 3, z), (back - 20, 0.7 * height, z)]),
     ]
 
 
-def _spinous_process(back: float, height: float, droop: float) -> list[Solid]:
+def _lumps(rng: Generator, around: list[tuple[float, float, float]]) -> list[Solid]:
+    """Small dense irregularities, as worn joints have them."""
+    parts: list[Solid] = []
+    for place in np.array(around):
+        start = place + rng.normal(0, 2.8, 3)
+        path = start + np.array([[0.0, 0, 0], [1, 1, 0]]) * rng.normal(0, 3.5, (1, 3))
+        radius = np.full(2, rng.uniform(2.2, 4.6))
+        parts.append(Solid(tube_slices(path, radius, 4), 0.5 * CORTICAL_PER_MM * 2 * radius[0] / 4))
+    return parts
+
+
+def _spinous_process(rng: Generator, back: float, height: float, droop: float) -> list[Solid]:
     outline = np.array(
         [
             *[(back - 23, 1), (back - 34, 2 + droop * 0.5), (back - 50, 4 + droop), (back - 58, 8 + droop)],
@@ -131,29 +148,33 @@ def _spinous_process(back: float, height: float, droop: float) -> list[Solid]:
             *[(back - 25, 0.55 * height)],
         ]
     )
-    outline = smooth_outline(outline)
-    return _bone_plate(outline, np.zeros(len(outline)), 3.4, 0.9, count=5)
+    outline = smooth_outline(outline + rng.normal(0, 1.0, outline.shape))
+    return _bone_plate(outline, np.zeros(len(outline)), 3.3, 0.7, count=6)
 
 
-def sacral_solids(anatomy: Anatomy) -> list[Solid]:
-    """What surrounds the sacral bodies: alae, posterior wall with the median crest, articular processes of S1."""
-    s1, s2, s3 = (anatomy.vertebrae[level] for level in ("S1", "S2", "S3"))
-    rear = [_behind(anatomy.vertebrae[level]) for level in ("S1", "S2", "S3", "S4", "S5")]
+def sacral_solids(anatomy: Anatomy, rng: Generator) -> list[Solid]:
+    """What surrounds the sacral bodies: alae, posterior wall with its crests, articular processes of S1."""
+    segments = [anatomy.vertebrae[level] for level in ("S1", "S2", "S3", "S4", "S5")]
+    rear = [_behind(segment) for segment in segments]
     parts: list[Solid] = []
     for side in (-1.0, 1.0):
-        wing = [
-            (*s.frame.origin[:2] - np.array([offset, 0]), side * z)
-            for s, offset, z in ((s1, 9, 36), (s2, 7, 31), (s3, 4, 24))
-        ]
-        parts += _bone_tube(wing, 11.0, flat=1.1, wall=0.8, count=9)
-        crest = [(x, y, side * 13.0) for x, y in rear]
-        parts += _bone_tube(crest, 4.6, flat=1.5, wall=1.3)
-        facet_x, facet_y = rear[0]
-        parts += _bone_tube(
-            [(facet_x + 1, facet_y + 8, side * 18), (facet_x + 3, facet_y - 9, side * 18)], 4.4, flat=1.4
-        )
-    parts += _bone_tube([(x - 8, y, 0.0) for x, y in rear], 5.0, flat=0.8, wall=1.1)
+        for segment, radius, z in zip(segments, (11.0, 9.0, 7.0), (34.0, 30.0, 24.0), strict=False):
+            x, y, _ = segment.frame.origin
+            parts += _bone_tube(rng, [(x - 8, y - 6, side * z), (x - 11, y + 8, side * z)], radius, flat=1.2, wall=0.5)
+        crest = [(x, y, side * 13.0) for x, y in _bumpy(rng, rear)]
+        parts += _bone_tube(rng, crest, 4.0, flat=1.5, wall=1.2)
+        x, y = rear[0]
+        parts += _bone_tube(rng, [(x + 1, y + 8, side * 18), (x + 3, y - 9, side * 18)], 4.6, flat=1.4, wall=1.5)
+    parts += _bone_tube(rng, [(x - 8, y, 0.0) for x, y in _bumpy(rng, rear)], 4.5, flat=0.8, wall=1.0)
     return [Solid(s.slices, s.integral * anatomy.bone_density) for s in parts]
+
+
+def _bumpy(rng: Generator, path: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """A path with points between its points, every second one a little nearer to the bodies."""
+    points = np.repeat(np.array(path), 2, axis=0)
+    points[1:-1:2] = (points[1:-1:2] + points[2::2]) / 2 + np.array([1.5, 0.0])
+    points += rng.normal(0, 1.1, points.shape)
+    return [(float(x), float(y)) for x, y in points]
 
 
 def _behind(vertebra: Vertebra) -> tuple[float, float]:
@@ -163,52 +184,44 @@ def _behind(vertebra: Vertebra) -> tuple[float, float]:
     return float(x), float(y)
 
 
-def rib_solids(anatomy: Anatomy) -> list[Solid]:
+def rib_solids(anatomy: Anatomy, rng: Generator) -> list[Solid]:
     """Both ribs of T9 to T12, the lowest short."""
+    course = np.array(
+        [(-20, -7, 16), (-34, -4, 34), (-47, 10, 62), (-44, 30, 92), (-22, 52, 115), (18, 74, 127), (62, 90, 125)]
+    )
     parts: list[Solid] = []
-    for level, reach in (("T12", 0.5), ("T11", 0.8), ("T10", 1.0), ("T9", 1.0)):
+    for level, kept in (("T12", 4), ("T11", 6), ("T10", 7), ("T9", 7)):
         for side in (-1.0, 1.0):
-            path = np.array(
-                [
-                    (-22, -6, 16),
-                    (-38, 2, 40),
-                    (-44, 18, 75),
-                    (-30, 38, 105),
-                    (5, 60, 122),
-                    (50, 82, 126),
-                    (90, 100, 115),
-                ]
-            ) * np.array([1, 0.92, side])
-            kept = _densify(path[: max(4, round(7 * reach))])
-            radii = np.full(len(kept), 4.6)
+            sway = rng.normal(0, 2.0, (kept, 3)) * np.linspace(0, 1, kept)[:, None]
+            path = _densify(course[:kept] * np.array([1, 1, side]) + sway)
+            radii = np.linspace(4.2, 5.4, len(path))
             rib = [
-                Solid(tube_slices(kept, radii, 6, flatness=0.9), CORTICAL_PER_MM * 1.4),
-                Solid(tube_slices(kept, radii - 1.0, 6, flatness=0.85), -(CORTICAL_PER_MM - TRABECULAR_PER_MM) * 1.05),
+                Solid(tube_slices(path, radii, 6, flatness=0.7), CORTICAL_PER_MM * 1.15),
+                Solid(tube_slices(path, radii - 0.8, 6, flatness=0.6), -(CORTICAL_PER_MM - TRABECULAR_PER_MM) * 0.85),
             ]
             parts += _placed(rib, anatomy.vertebrae[level], anatomy.bone_density, anatomy.scale)
     return parts
 
 
-def pelvis_solids(anatomy: Anatomy) -> list[Solid]:
+def pelvis_solids(anatomy: Anatomy, rng: Generator) -> list[Solid]:
     """Both iliac wings, which lie over L5 and S1 in a lateral film."""
-    outline = smooth_outline(_ILIAC_OUTLINE_MM * anatomy.scale)
+    rough = _ILIAC_OUTLINE_MM + rng.normal(0, 2.0, _ILIAC_OUTLINE_MM.shape)
+    outline = smooth_outline(rough * anatomy.scale, rounds=3)
     turn = np.radians(0.6 * (anatomy.vertebrae["S1"].tilt_deg - 40))
     turned = outline @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    flare = 52 + 0.42 * (outline[:, 0] + 98) - 0.25 * outline[:, 1]
+    flare = 52 * anatomy.scale + 0.42 * (outline[:, 0] + 98) - 0.25 * outline[:, 1]
     parts: list[Solid] = []
     for side in (-1.0, 1.0):
-        parts += _bone_plate(turned, side * flare * anatomy.scale, 4.6, 0.9, count=6)
+        parts += _bone_plate(turned, side * flare, 5.2, 0.8, count=10)
     return [Solid(s.slices, s.integral * anatomy.bone_density) for s in parts]
 
 
 def skeleton(anatomy: Anatomy) -> tuple[dict[str, list[Solid]], list[Solid]]:
     """All bone: the bodies by level, and everything else."""
+    rng = np.random.default_rng(anatomy.roughness_seed)
     bodies = {level: body_solids(vertebra, anatomy) for level, vertebra in anatomy.vertebrae.items()}
-    rest = [*sacral_solids(anatomy), *rib_solids(anatomy), *pelvis_solids(anatomy)]
+    rest = [*sacral_solids(anatomy, rng), *rib_solids(anatomy, rng), *pelvis_solids(anatomy, rng)]
     for level, vertebra in anatomy.vertebrae.items():
         if not level.startswith("S"):
-            rest += posterior_solids(vertebra, anatomy)
+            rest += posterior_solids(vertebra, anatomy, rng)
     return bodies, rest
-
-
-__all__ = ["BodyShape", "body_solids", "pelvis_solids", "posterior_solids", "rib_solids", "sacral_solids", "skeleton"]

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 Field = NDArray[np.float32]
 
+_LEAST_TISSUE = 1.5
+"""Line integral below which a pixel shows air or skin, which no window is set for."""
+
 
 @dataclass(frozen=True)
 class Exposure:
@@ -20,12 +23,12 @@ class Exposure:
         focus_blur_px: Blur of the picture before the noise.
         detector_blur_px: Blur after the noise.
         equalisation: Share of the coarse brightness differences taken away, 0 to 1.
-        window: Percentiles of the field shown as black and as white.
+        window: Percentiles of the patient within the field shown as black and as white.
         gamma: Exponent of the display curve; above 1 darkens.
         field_px: (4, 2) corners of the collimated field, xy px.
         marker: `L` or `R`.
         marker_px: Place of the marker's lower left corner, xy px.
-        marker_scale: Height of the marker in units of 22 px.
+        marker_scale: Height of the marker in units of 38 px.
     """
 
     scatter: float
@@ -44,22 +47,33 @@ class Exposure:
 def draw_exposure(rng: Generator, size: tuple[int, int]) -> Exposure:
     """Draw how a film of (rows, columns) is taken."""
     field = _draw_field(rng, size)
-    corner = field[rng.integers(4)]
-    inward = field.mean(axis=0) - corner
-    place = corner + np.sign(inward) * np.array([size[1] * 0.06, size[0] * 0.05])
+    marker_scale = float(rng.uniform(0.9, 1.7) * size[0] / 1024)
+    place = _draw_marker_place(rng, np.clip(field, 0, size[::-1]), marker_scale)
     return Exposure(
         scatter=float(rng.uniform(0.25, 0.5)),
         photons=float(np.exp(rng.uniform(np.log(250), np.log(3000)))),
         focus_blur_px=float(rng.uniform(0.6, 1.3)),
         detector_blur_px=float(rng.uniform(0.35, 0.7)),
         equalisation=float(rng.uniform(0.25, 0.65)),
-        window=(float(rng.uniform(4, 22)), float(rng.uniform(99.3, 99.9))),
+        window=(float(rng.uniform(1, 16)), float(rng.uniform(99.4, 99.95))),
         gamma=float(rng.uniform(0.85, 1.35)),
         field_px=field,
         marker=str(rng.choice(["L", "R"])),
-        marker_px=(int(place[0]), int(place[1])),
-        marker_scale=float(rng.uniform(0.9, 1.7) * size[0] / 1024),
+        marker_px=place,
+        marker_scale=marker_scale,
     )
+
+
+def _draw_marker_place(rng: Generator, field: NDArray[np.float64], scale: float) -> tuple[int, int]:
+    """Lower left corner of a letter that lies whole in one corner of the field."""
+    letter = np.array([32.0, 38.0]) * scale
+    room = rng.uniform(12, 40, 2) * scale
+    at_right, at_bottom = rng.integers(2, size=2)
+    left, top = np.sort(field, axis=0)[1]
+    right, bottom = np.sort(field, axis=0)[2]
+    x = right - letter[0] - room[0] if at_right else left + room[0]
+    y = bottom - room[1] if at_bottom else top + letter[1] + room[1]
+    return int(x), int(y)
 
 
 def _draw_field(rng: Generator, size: tuple[int, int]) -> NDArray[np.float64]:
@@ -89,12 +103,15 @@ def develop(rng: Generator, tissue_and_bone: Field, metal: Field, exposure: Expo
     size = metal.shape
     marker = _marker_integral(exposure, (size[0], size[1]))
     primary = cv2.GaussianBlur(np.exp(-(tissue_and_bone + metal + marker)), (0, 0), exposure.focus_blur_px)
-    signal = primary + exposure.scatter / (1 - exposure.scatter) * _coarse_blur(primary, size[0] / 14)
+    # Rays that pass beside the patient do not scatter, however bright they are.
+    scattering = np.minimum(primary, np.float32(3 * np.median(primary[::4, ::4])))
+    signal = primary + exposure.scatter / (1 - exposure.scatter) * _coarse_blur(scattering, size[0] / 14)
     density = _log_with_noise(rng, signal, exposure)
     field = _field_mask(exposure, (size[0], size[1]))
     inside = density[field > 127]
     density -= exposure.equalisation * (_coarse_blur(density, size[0] / 16) - np.float32(inside.mean()))
-    low, high = np.percentile(density[::4, ::4][(field[::4, ::4] > 127) & (metal[::4, ::4] < 0.1)], exposure.window)
+    shown_part = (field > 127) & (metal < 0.1) & (tissue_and_bone > _LEAST_TISSUE)
+    low, high = np.percentile(density[::4, ::4][shown_part[::4, ::4]], exposure.window)
     shown = np.clip((density - np.float32(low)) / np.float32(max(high - low, 0.05)), 0, 1)
     shown = np.power(shown, np.float32(exposure.gamma)) * (field.astype(np.float32) / np.float32(255))
     return np.asarray(shown, np.float32)

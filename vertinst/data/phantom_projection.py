@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import shapely
 from numpy.random import Generator
 from numpy.typing import NDArray
-from shapely import Polygon, union_all
+from shapely import Polygon
 from shapely.geometry import MultiPolygon
 from shapely.geometry.base import BaseGeometry
 
@@ -125,8 +126,10 @@ def silhouette(slices: Points, view: View, tolerance_px: float) -> Polygon:
         view: The projection.
         tolerance_px: Furthest that a vertex left out may lie from the outline.
     """
-    outlines = view.project(slices)
-    union = union_all([Polygon(points).buffer(0) for points in outlines])
+    outlines = np.atleast_1d(np.asarray(shapely.polygons(view.project(slices)), dtype=object))
+    crossed = ~shapely.is_valid(outlines)
+    outlines[crossed] = shapely.buffer(outlines[crossed], 0)
+    union = shapely.union_all(outlines)
     # Slices of a thin tube may fail to touch by a rounding error: they are one region all the same.
     if isinstance(union, MultiPolygon):
         union = union.buffer(0.75).buffer(-0.75)

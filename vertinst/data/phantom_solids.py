@@ -7,7 +7,7 @@ projections cover that pixel times the thickness of a slice. Any rotation or per
 Coordinates are millimetres: x anterior, y inferior (downwards on the film), z lateral (towards the detector).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,7 @@ class BodyShape:
         wedge_deg: Angle between the endplate planes, positive where the anterior wall is the higher one.
         waist: Share by which the radius shrinks at mid-height, 0 to 0.3.
         bowl_mm: Depth of the endplates' hollows (superior, inferior).
+        lip_mm: How far the anterior rims (superior, inferior) stand out, 0 or more.
     """
 
     depth_superior_mm: float
@@ -54,6 +55,7 @@ class BodyShape:
     wedge_deg: float
     waist: float
     bowl_mm: tuple[float, float]
+    lip_mm: tuple[float, float] = (0.0, 0.0)
 
     def corners_mm(self) -> Points:
         """Mid-sagittal corners, (4, 3) mm.
@@ -63,12 +65,13 @@ class BodyShape:
         slope = np.tan(np.radians(self.wedge_deg / 2))
         top, bottom = self.depth_superior_mm / 2, self.depth_inferior_mm / 2
         half = self.height_mm / 2
+        front_top, front_bottom = top + self.lip_mm[0], bottom + self.lip_mm[1]
         return np.array(
             [
-                [top, -half - top * slope, 0.0],
+                [front_top, -half - front_top * slope, 0.0],
                 [-top, -half + top * slope, 0.0],
                 [-bottom, half - bottom * slope, 0.0],
-                [bottom, half + bottom * slope, 0.0],
+                [front_bottom, half + front_bottom * slope, 0.0],
             ]
         )
 
@@ -95,16 +98,26 @@ def body_slices(shape: BodyShape, count: int, *, wall_mm: float = 0.0, endplate_
     across = np.linspace(-1.0, 1.0, _EDGE_POINTS)[None, :]
     top_x = across * _half_depth(shape, np.array([[-0.5]]), lateral, wall_mm)
     bottom_x = across * _half_depth(shape, np.array([[0.5]]), lateral, wall_mm)
+    top_x, bottom_x = _lipped(top_x, shape.lip_mm[0]), _lipped(bottom_x, shape.lip_mm[1])
     top_y = _endplate(shape, top_x, lateral, superior=True) + endplate_mm
     bottom_y = _endplate(shape, bottom_x, lateral, superior=False) - endplate_mm
     wall_x = _half_depth(shape, heights, lateral, wall_mm)
+    back_x = -_half_depth(replace(shape, waist=shape.waist / 2), heights, lateral, wall_mm)
+    front_x = wall_x + _rim_share(heights) * np.where(heights < 0, *shape.lip_mm)
     share = heights + 0.5
     front_y = top_y[:, -1:] * (1 - share) + bottom_y[:, -1:] * share
     back_y = top_y[:, :1] * (1 - share) + bottom_y[:, :1] * share
-    x = np.concatenate([top_x, wall_x, bottom_x[:, ::-1], -wall_x[:, ::-1]], axis=1)
+    x = np.concatenate([top_x, front_x, bottom_x[:, ::-1], back_x[:, ::-1]], axis=1)
     y = np.concatenate([top_y, front_y, bottom_y[:, ::-1], back_y[:, ::-1]], axis=1)
     z = np.broadcast_to(lateral * (shape.width_mm / 2 - wall_mm), x.shape)
-    return np.stack([x, y, z], axis=2)
+    return _rounded(np.stack([x, y, z], axis=2))
+
+
+def _rounded(slices: Points) -> Points:
+    """Closed outlines (S, V, 3) with blunter corners, (S, 2 V, 3)."""
+    following = np.roll(slices, -1, axis=1)
+    pair = np.stack([0.8 * slices + 0.2 * following, 0.2 * slices + 0.8 * following], axis=2)
+    return pair.reshape(len(slices), -1, 3)
 
 
 def _half_depth(shape: BodyShape, height: Points, lateral: Points, wall_mm: float) -> Points:
@@ -114,6 +127,19 @@ def _half_depth(shape: BodyShape, height: Points, lateral: Points, wall_mm: floa
     # The waist narrows the body sideways as well, but a slice must keep some depth or it would fall into two.
     reach = np.minimum(np.abs(lateral) / np.maximum(narrow, 0.95), 0.995)
     result: Points = (depth / 2 - wall_mm) * narrow * (1 - reach**_AXIAL_POWER) ** (1 / _AXIAL_POWER)
+    return result
+
+
+def _lipped(x: Points, lip_mm: float) -> Points:
+    """Stretch the anterior quarter of an endplate's positions (S, K) by a lip."""
+    reach = np.clip(2 * x / np.maximum(np.abs(x).max(axis=1, keepdims=True), 1e-9) - 1, 0, 1)
+    result: Points = x + lip_mm * reach**2
+    return result
+
+
+def _rim_share(height: Points) -> Points:
+    """How much of a lip is left at relative heights: 1 at the endplates, next to nothing in the waist."""
+    result: Points = np.exp(-(0.5 - np.abs(height)) / 0.07)
     return result
 
 

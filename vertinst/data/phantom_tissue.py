@@ -22,10 +22,11 @@ def tissue_integral(rng: Generator, anatomy: Anatomy, view: View) -> Field:
     x, y = _patient_grid(view)
     half_thickness, depth_share = _trunk(rng, anatomy, x, y)
     thickness = 2 * half_thickness * _bulge(depth_share)
-    thickness *= 1 + 0.07 * _clouds(rng, x.shape, 14) + 0.03 * _clouds(rng, x.shape, 5)
+    for cells, share in ((4, 0.03), (9, 0.022), (26, 0.012)):
+        thickness *= 1 + share * _clouds(rng, x.shape, cells)
     thickness += _muscle(anatomy, x, y)
     thickness -= _lung(rng, anatomy, x, y)
-    thickness -= np.minimum(_gas(rng, x, y), 0.45 * np.maximum(thickness, 0))
+    thickness -= np.minimum(_gas(rng, x - _axis(anatomy, y), y), 0.45 * np.maximum(thickness, 0))
     coarse = (SOFT_PER_MM * np.maximum(thickness, 0)).astype(np.float32)
     fine = cv2.resize(coarse, view.size[::-1], interpolation=cv2.INTER_CUBIC)
     return np.asarray(np.maximum(fine, 0), np.float32)
@@ -93,14 +94,29 @@ def _lung(rng: Generator, anatomy: Anatomy, x: Points, y: Points) -> Points:
 
 
 def _gas(rng: Generator, x: Points, y: Points) -> Points:
-    """Bowel gas in front of the spine: chains of overlapping bubbles, mm of tissue missing."""
+    """Bowel gas in front of the spine: chains of overlapping, irregular bubbles, mm of tissue missing.
+
+    `x` is counted from the spine's axis.
+    """
     missing = np.zeros_like(x)
+    warped_x = x + 3.5 * _clouds(rng, x.shape, 22) + 1.2 * _clouds(rng, x.shape, 60)
+    warped_y = y + 3.5 * _clouds(rng, x.shape, 22) + 1.2 * _clouds(rng, x.shape, 60)
     for _ in range(int(rng.integers(2, 8))):
-        position = np.array([rng.uniform(5, 150), rng.uniform(-210, 70)])
-        step = rng.normal(0, 11, 2)
-        for _ in range(int(rng.integers(2, 8))):
-            radius, squeeze = rng.uniform(5, 17), rng.uniform(0.6, 1.5)
-            square = ((x - position[0]) / squeeze) ** 2 + (y - position[1]) ** 2
-            np.maximum(missing, 1.7 * np.sqrt(np.maximum(0.0, radius**2 - square)), out=missing)
-            position = position + step + rng.normal(0, 7, 2)
-    return np.asarray(cv2.GaussianBlur(missing, (0, 0), 0.9))
+        position = np.array([rng.uniform(28, 150), rng.uniform(-200, 60)])
+        step = rng.normal(0, 9, 2)
+        for _ in range(int(rng.integers(2, 9))):
+            radius, squeeze = rng.uniform(4, 15), rng.uniform(0.6, 1.6)
+            square = ((warped_x - position[0]) / squeeze) ** 2 + (warped_y - position[1]) ** 2
+            np.maximum(missing, 2.2 * radius * np.maximum(0.0, 1 - square / radius**2) ** 0.7, out=missing)
+            position = position + step + rng.normal(0, 6, 2)
+    return np.asarray(cv2.GaussianBlur(missing, (0, 0), 0.8))
+
+
+def bone_grain(rng: Generator, size: tuple[int, int]) -> Field:
+    """Texture of trabecular bone: a factor (H, W) float32 around 1, finely and mostly vertically streaked."""
+    noise = rng.standard_normal(size, dtype=np.float32)
+    fine = cv2.GaussianBlur(noise, (0, 0), sigmaX=0.9, sigmaY=2.2)
+    coarse = cv2.resize(
+        rng.standard_normal((size[0] // 9, size[1] // 9), dtype=np.float32), size[::-1], interpolation=cv2.INTER_CUBIC
+    )
+    return np.asarray(1 + np.float32(0.22) * fine + np.float32(0.05) * coarse, np.float32)

@@ -8,8 +8,10 @@ import pytest
 from shapely import LinearRing, Point, Polygon
 
 from vertinst.data.phantom import PhantomStyle, PhantomSummary, draw_patient, make_phantoms
+from vertinst.data.phantom_bones import skeleton
 from vertinst.data.phantom_implants import draw_construct
-from vertinst.data.phantom_truth import lordosis_deg
+from vertinst.data.phantom_projection import draw_view, integrate
+from vertinst.data.phantom_truth import bone_regions, corners_px, lordosis_deg
 from vertinst.errors import DataError, OutputExistsError
 
 SMALL = PhantomStyle(height_px=512, width_px=384)
@@ -163,6 +165,45 @@ def test_shares_and_spread_over_many_patients():
     assert {patient.films for patient in patients} == {1, 2, 3}
     slopes = [patient.anatomy.vertebrae["S1"].tilt_deg for patient in patients]
     assert 5 < np.std(slopes) < 20
+
+
+def test_s1_is_always_in_view_and_t12_nearly_always():
+    style = PhantomStyle()
+    t12 = []
+    for number in range(1, 61):
+        patient = draw_patient(1, number, style)
+        corners = corners_px(patient.anatomy, draw_view(np.random.default_rng(number), patient.anatomy, style))
+        inside = {level: ((points > 0) & (points < (768, 1024))).all(axis=1) for level, points in corners.items()}
+        assert inside["S1"].sum() >= 3
+        t12.append(inside["T12"].all())
+        assert 10 < lordosis_deg(corners["L1"], corners["S1"]) < 80
+    assert np.mean(t12) > 0.8
+
+
+def test_outlines_cover_what_is_projected():
+    patient = draw_patient(2, 1, SMALL)
+    view = draw_view(np.random.default_rng(2), patient.anatomy, SMALL)
+    bodies, _ = skeleton(patient.anatomy)
+    field = np.array([[0.0, 0.0], [384.0, 0.0], [384.0, 512.0], [0.0, 512.0]])
+    for region in bone_regions(bodies, view, field):
+        covered = integrate(bodies[region.level][:1], view) > 0.5 * bodies[region.level][0].integral
+        assert covered.sum() == pytest.approx(Polygon(region.outline).area, rel=0.05)
+        drawn = np.zeros(view.size, np.uint8)
+        cv2.fillPoly(drawn, [np.round((region.outline - 0.5) * 16).astype(np.int32)], 1, cv2.LINE_8, 4)
+        assert (covered & (drawn > 0)).sum() / (covered | (drawn > 0)).sum() > 0.96
+
+
+def test_a_body_cut_by_the_border_keeps_its_visible_part_or_goes():
+    patient = draw_patient(2, 1, SMALL)
+    view = draw_view(np.random.default_rng(2), patient.anatomy, SMALL)
+    bodies, _ = skeleton(patient.anatomy)
+    middle = corners_px(patient.anatomy, view)["L3"].mean(axis=0)[1]
+    field = np.array([[0.0, 0.0], [384.0, 0.0], [384.0, middle], [0.0, middle]])
+    regions = {region.level: region for region in bone_regions(bodies, view, field)}
+    assert {"L4", "L5", "S1", "S2"}.isdisjoint(regions)
+    assert 0.3 < regions["L3"].visible < 0.7
+    assert regions["L3"].outline[:, 1].max() == pytest.approx(middle, abs=0.01)
+    assert regions["L2"].visible == 1.0
 
 
 def test_a_patient_keeps_anatomy_and_metal_from_film_to_film(tmp_path):

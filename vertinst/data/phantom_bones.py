@@ -160,7 +160,7 @@ def sacral_solids(anatomy: Anatomy, rng: Generator) -> list[Solid]:
     for side in (-1.0, 1.0):
         for segment, radius, z in zip(segments, (11.0, 9.0, 7.0), (34.0, 30.0, 24.0), strict=False):
             x, y, _ = segment.frame.origin
-            parts += _bone_tube(rng, [(x - 8, y - 6, side * z), (x - 11, y + 8, side * z)], radius, flat=1.2, wall=0.5)
+            parts += _bone_tube(rng, [(x - 8, y - 6, side * z), (x - 11, y + 8, side * z)], radius, flat=1.2, wall=0.3)
         crest = [(x, y, side * 13.0) for x, y in _bumpy(rng, rear)]
         parts += _bone_tube(rng, crest, 4.0, flat=1.5, wall=1.2)
         x, y = rear[0]

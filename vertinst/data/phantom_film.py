@@ -102,18 +102,19 @@ def develop(rng: Generator, tissue_and_bone: Field, metal: Field, exposure: Expo
     """
     size = metal.shape
     marker = _marker_integral(exposure, (size[0], size[1]))
-    primary = cv2.GaussianBlur(np.exp(-(tissue_and_bone + metal + marker)), (0, 0), exposure.focus_blur_px)
+    primary = cv2.GaussianBlur(cv2.exp(-(tissue_and_bone + metal + marker)), (0, 0), exposure.focus_blur_px)
     # Rays that pass beside the patient do not scatter, however bright they are.
     scattering = np.minimum(primary, np.float32(3 * np.median(primary[::4, ::4])))
     signal = primary + exposure.scatter / (1 - exposure.scatter) * _coarse_blur(scattering, size[0] / 14)
     density = _log_with_noise(rng, signal, exposure)
     field = _field_mask(exposure, (size[0], size[1]))
-    inside = density[field > 127]
+    inside = density[::4, ::4][field[::4, ::4] > 127]
     density -= exposure.equalisation * (_coarse_blur(density, size[0] / 16) - np.float32(inside.mean()))
-    shown_part = (field > 127) & (metal < 0.1) & (tissue_and_bone > _LEAST_TISSUE)
-    low, high = np.percentile(density[::4, ::4][shown_part[::4, ::4]], exposure.window)
+    few = np.s_[::4, ::4]
+    typical = (field[few] > 127) & (metal[few] < 0.1) & (tissue_and_bone[few] > _LEAST_TISSUE)
+    low, high = np.percentile(density[few][typical], exposure.window)
     shown = np.clip((density - np.float32(low)) / np.float32(max(high - low, 0.05)), 0, 1)
-    shown = np.power(shown, np.float32(exposure.gamma)) * (field.astype(np.float32) / np.float32(255))
+    shown = cv2.pow(shown, exposure.gamma) * (field.astype(np.float32) / np.float32(255))
     return np.asarray(shown, np.float32)
 
 
@@ -122,7 +123,7 @@ def _log_with_noise(rng: Generator, signal: Field, exposure: Exposure) -> Field:
     quanta = np.float32(exposure.photons / max(float(np.median(signal[::4, ::4])), 1e-9))
     noisy = signal + np.sqrt(signal / quanta) * rng.standard_normal(signal.shape, dtype=np.float32)
     noisy = cv2.GaussianBlur(noisy, (0, 0), exposure.detector_blur_px)
-    return np.asarray(-np.log(np.maximum(noisy, np.float32(0.02) * signal + np.float32(1e-7))), np.float32)
+    return np.asarray(-cv2.log(np.maximum(noisy, np.float32(0.02) * signal + np.float32(1e-7))), np.float32)
 
 
 def _coarse_blur(image: Field, sigma_px: float) -> Field:

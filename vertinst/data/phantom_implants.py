@@ -6,7 +6,7 @@ import numpy as np
 from numpy.random import Generator
 
 from vertinst.data.phantom_anatomy import LUMBAR_LEVELS, Anatomy, Vertebra
-from vertinst.data.phantom_solids import Points, Solid, slice_positions, tube_slices
+from vertinst.data.phantom_solids import Points, Solid, slice_positions, smooth_outline, tube_slices
 from vertinst.data.phantom_style import PhantomStyle
 
 TITANIUM_PER_MM = 0.22
@@ -99,15 +99,13 @@ def _screw(
 
 
 def _block_slices(path: Points, half_mm: float, lateral_mm: float, count: int) -> Points:
-    """Slices of a straight block of square profile around a path, slightly narrower at its ends."""
+    """Slices of a straight block with rounded corners around a path of four points, narrower at its ends."""
     normal = np.array([-(path[-1] - path[0])[1], (path[-1] - path[0])[0]])
     normal = normal / np.linalg.norm(normal) * half_mm
     taper = np.array([0.86, 1.0, 1.0, 0.8])[:, None]
-    outline = np.concatenate([path[:, :2] + normal * taper, (path[:, :2] - normal * taper)[::-1]])
-    result = np.empty((count, len(outline), 3))
-    result[..., :2] = outline
-    result[..., 2] = np.concatenate([path[:, 2], path[::-1, 2]]) + slice_positions(count)[:, None] * lateral_mm / 2
-    return result
+    normal = np.append(normal, 0.0)
+    outline = smooth_outline(np.concatenate([path + normal * taper, (path - normal * taper)[::-1]]))
+    return _extruded(outline, lateral_mm, count)
 
 
 def _rod(side: str, heads: list[Points], levels: tuple[str, ...], metal: float) -> Implant:

@@ -165,7 +165,8 @@ def tube_slices(path: Points, radius: Points, count: int, *, flatness: float = 1
     Returns:
         (count, V, 3) mm.
     """
-    tangent = np.gradient(path[:, :2], axis=0)
+    steps = np.diff(path[:, :2], axis=0)
+    tangent = np.concatenate([steps[:1], steps[:-1] + steps[1:], steps[-1:]])
     tangent /= np.maximum(np.linalg.norm(tangent, axis=1, keepdims=True), 1e-9)
     normal = np.stack([-tangent[:, 1], tangent[:, 0]], axis=1)
     turn = np.linspace(0, np.pi, 7)[1:-1, None]
@@ -206,8 +207,9 @@ def plate_slices(outline: Points, middle_z: Points, half_mm: float, count: int) 
 
 
 def smooth_outline(points: Points, rounds: int = 2) -> Points:
-    """A closed outline with its corners cut (Chaikin 1974), (V, 2) to (V * 2**rounds, 2)."""
+    """A closed outline with its corners cut (Chaikin 1974), (V, D) to (V * 2**rounds, D)."""
     for _ in range(rounds):
         following = np.roll(points, -1, axis=0)
-        points = np.stack([0.75 * points + 0.25 * following, 0.25 * points + 0.75 * following], axis=1).reshape(-1, 2)
+        points = np.stack([0.75 * points + 0.25 * following, 0.25 * points + 0.75 * following], axis=1)
+        points = points.reshape(-1, following.shape[1])
     return points

@@ -106,8 +106,10 @@ def _gas(rng: Generator, x: Points, y: Points) -> Points:
         step = rng.normal(0, 9, 2)
         for _ in range(int(rng.integers(2, 9))):
             radius, squeeze = rng.uniform(4, 15), rng.uniform(0.6, 1.6)
-            square = ((warped_x - position[0]) / squeeze) ** 2 + (warped_y - position[1]) ** 2
-            np.maximum(missing, 2.2 * radius * np.maximum(0.0, 1 - square / radius**2) ** 0.7, out=missing)
+            near = np.abs(y[:, 0] - position[1]) < radius + 20
+            square = ((warped_x[near] - position[0]) / squeeze) ** 2 + (warped_y[near] - position[1]) ** 2
+            bubble = 2.2 * radius * np.maximum(0.0, 1 - square / radius**2) ** 0.7
+            missing[near] = np.maximum(missing[near], bubble)
             position = position + step + rng.normal(0, 6, 2)
     return np.asarray(cv2.GaussianBlur(missing, (0, 0), 0.8))
 
@@ -119,4 +121,4 @@ def bone_grain(rng: Generator, size: tuple[int, int]) -> Field:
     coarse = cv2.resize(
         rng.standard_normal((size[0] // 9, size[1] // 9), dtype=np.float32), size[::-1], interpolation=cv2.INTER_CUBIC
     )
-    return np.asarray(1 + np.float32(0.22) * fine + np.float32(0.05) * coarse, np.float32)
+    return np.asarray(1 + np.float32(0.22) * fine + np.float32(0.06) * coarse, np.float32)

@@ -14,7 +14,7 @@ from vertinst.data.phantom_solids import Points, Solid
 
 LEAST_VISIBLE = 0.15
 """A region of which a smaller share lies in the field is not annotated."""
-_BONE_TOLERANCE_PX = 0.5
+_BONE_TOLERANCE_PX = 0.45
 _METAL_TOLERANCE_PX = 0.6
 
 
@@ -69,7 +69,7 @@ def _visible_region(
     rows, columns = view.size
     film = Polygon([(0, 0), (columns, 0), (columns, rows), (0, rows)])
     seen = largest_polygon(whole.intersection(film.intersection(Polygon(field_px))))
-    share = seen.area / whole.area if whole.area > 0 else 0.0
+    share = min(seen.area / whole.area, 1.0) if whole.area > 0 else 0.0
     if share < LEAST_VISIBLE:
         return None
     points = np.asarray(np.round(np.asarray(seen.exterior.coords[:-1]), 2), np.float64)

@@ -210,11 +210,12 @@ def take_film(
     rng = _stream(seed, patient.number, film_number)
     view = draw_view(rng, patient.anatomy, style)
     exposure = draw_exposure(rng, view.size)
-    bone = integrate([solid for solids in bodies.values() for solid in solids] + rest, view)
+    body_grain, other_grain = bone_grain(rng, view.size)
+    matter = integrate([solid for solids in bodies.values() for solid in solids], view) * body_grain
+    matter += integrate(rest, view) * other_grain
+    matter += tissue_integral(rng, patient.anatomy, view)
     metal = integrate([solid for implant in patient.implants for solid in implant.solids], view)
-    bone *= bone_grain(rng, view.size)
-    bone += tissue_integral(rng, patient.anatomy, view)
-    pixels = to_pixels(develop(rng, bone, metal, exposure), bits)
+    pixels = to_pixels(develop(rng, matter, metal, exposure), bits)
     bones = bone_regions(bodies, view, exposure.field_px)
     metals = metal_regions(patient.implants, view, exposure.field_px)
     regions = bones + [region for region in metals if region is not None]

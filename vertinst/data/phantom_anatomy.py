@@ -143,7 +143,7 @@ def _column(rng: Generator, scale: float, slope: float, lordosis: float) -> dict
             wedges[index] if lordotic else 46 * np.array(_TYPICAL[level])[[4, 6]] + rng.normal(0, 0.8, 2)
         )
         disc = _TYPICAL[level][5] * scale * rng.uniform(0.85, 1.12)
-        if rng.random() < 0.15:
+        if rng.random() < 0.22:
             disc *= rng.uniform(0.45, 0.75)
         bottom = top - disc * _down(angle - disc_wedge / 2)
         angle -= disc_wedge

@@ -116,7 +116,7 @@ def _one_side(rng: Generator, back: float, height: float, side: float, apart: fl
     lamina = [(back - 16, 0.0, z), (back - 23, 6, 0.6 * z), (back - 28, 11, 0.15 * z)]
     transverse = [(back - 12, top + 2, wide - side * 4), (back - 17, top + 1, wide + side * 4)]
     return [
-        *_bone_tube(rng, pedicle, 6.3, flat=0.65, wall=1.5),
+        *_bone_tube(rng, pedicle, 6.3, flat=0.7, wall=2.1),
         *_bone_tube(rng, upper, 4.6, flat=1.3, wall=1.4),
         *_bone_tube(rng, pars, 5.2, flat=1.2, wall=1.5),
         *_bone_tube(rng, lamina, 7.5, flat=0.7, wall=1.6),

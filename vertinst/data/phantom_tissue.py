@@ -114,11 +114,20 @@ def _gas(rng: Generator, x: Points, y: Points) -> Points:
     return np.asarray(cv2.GaussianBlur(missing, (0, 0), 0.8))
 
 
-def bone_grain(rng: Generator, size: tuple[int, int]) -> Field:
-    """Texture of trabecular bone: a factor (H, W) float32 around 1, finely and mostly vertically streaked."""
+def bone_grain(rng: Generator, size: tuple[int, int]) -> tuple[Field, Field]:
+    """Texture of bone, finely and mostly vertically streaked, as factors (H, W) float32 around 1.
+
+    Returns:
+        That of the trabecular bone of the bodies, and the coarser one of all other bone.
+    """
     noise = rng.standard_normal(size, dtype=np.float32)
     fine = cv2.GaussianBlur(noise, (0, 0), sigmaX=0.9, sigmaY=2.2)
-    coarse = cv2.resize(
-        rng.standard_normal((size[0] // 9, size[1] // 9), dtype=np.float32), size[::-1], interpolation=cv2.INTER_CUBIC
-    )
-    return np.asarray(1 + np.float32(0.22) * fine + np.float32(0.06) * coarse, np.float32)
+    fine *= np.float32(0.22)
+    return 1 + fine + _bumps(rng, size, (9, 9), 0.06), 1 + fine + _bumps(rng, size, (11, 5), 0.13)
+
+
+def _bumps(rng: Generator, size: tuple[int, int], cell_px: tuple[int, int], spread: float) -> Field:
+    """Smooth noise with one bump per cell (rows, columns)."""
+    cells = (max(1, size[0] // cell_px[0]), max(1, size[1] // cell_px[1]))
+    grid = np.float32(spread) * rng.standard_normal(cells, dtype=np.float32)
+    return np.asarray(cv2.resize(grid, size[::-1], interpolation=cv2.INTER_LINEAR), np.float32)

@@ -1,0 +1,183 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vertinst.errors import ConfigError
+from vertinst.postprocess.labelling import Anchor, label_levels, parse_anchor
+from vertinst.structures import rle
+
+SIZE = 400
+# A lordotic chain from S2 up, xy px, with its truth.
+CHAIN = {
+    "S2": (250, 360), "S1": (215, 330), "L5": (190, 290), "L4": (178, 248), "L3": (172, 205), "L2": (175, 162),
+    "L1": (183, 120), "T12": (195, 79), "T11": (208, 38),
+}  # fmt: skip
+
+
+def square(centre, half=14):
+    x, y = (round(v) for v in centre)
+    mask = np.zeros((SIZE, SIZE), dtype=bool)
+    mask[max(y - half, 0) : y + half, max(x - half, 0) : x + half] = True
+    return rle.encode(mask)
+
+
+def turned(centre, angle_deg):
+    angle = np.radians(angle_deg)
+    x, y = centre[0] - SIZE / 2, centre[1] - SIZE / 2
+    shrink = 0.8
+    return (
+        SIZE / 2 + shrink * (x * np.cos(angle) - y * np.sin(angle)),
+        SIZE / 2 + shrink * (x * np.sin(angle) + y * np.cos(angle)),
+    )
+
+
+def label(names, *, anchor=None, scores=None, angle_deg=0.0, mirrored=False, order=None, places=None):
+    """Levels by true name; `order` shuffles the input."""
+    names = list(names)
+    order = order or list(range(len(names)))
+    centres = [turned((places or CHAIN)[n], angle_deg) for n in names]
+    if mirrored:
+        centres = [(SIZE - x, y) for x, y in centres]
+    masks = [square(centres[i]) for i in order]
+    sacral = np.array([names[i][0] == "S" for i in order], dtype=bool)
+    values = np.array([(scores or {}).get(names[i], 0.9) for i in order])
+    levels = label_levels(masks, sacral, values, anchor)
+    return {names[order[i]]: level for i, level in zip(levels.order, levels.names, strict=True)}, levels
+
+
+def identity(names):
+    return {name: name for name in names}
+
+
+def test_from_the_sacrum_up_in_order():
+    named, levels = label(CHAIN)
+    assert named == identity(CHAIN)
+    assert levels.names == ["S2", "S1", "L5", "L4", "L3", "L2", "L1", "T12", "T11"]
+    assert levels.flags == []
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("angle_deg", [0, 45, 90, 180, 200, 270])
+def test_however_the_film_lies(angle_deg, mirrored):
+    named, levels = label(CHAIN, angle_deg=angle_deg, mirrored=mirrored)
+    assert named == identity(CHAIN)
+    assert levels.flags == []
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.permutations(range(len(CHAIN))), st.floats(0, 360))
+def test_input_order_and_angle_never_matter(order, angle_deg):
+    named, _ = label(CHAIN, angle_deg=angle_deg, order=list(order))
+    assert named == identity(CHAIN)
+
+
+def test_one_sacral_instance_is_s1():
+    named, levels = label(["S1", "L5", "L4"])
+    assert named == identity(["S1", "L5", "L4"])
+    assert levels.flags == []
+
+
+def test_whole_sacrum_as_one_instance_is_no_gap():
+    masks = [square(CHAIN[n]) for n in ("L5", "L4", "L3", "L2")]
+    tall = np.zeros((SIZE, SIZE), dtype=bool)
+    tall[310:400, 180:300] = True
+    levels = label_levels([rle.encode(tall), *masks], np.array([True] + [False] * 4), np.ones(5))
+    assert levels.names == ["S1", "L5", "L4", "L3", "L2"]
+    assert levels.flags == []
+
+
+def test_no_sacrum_counts_relatively():
+    named, levels = label(["L3", "L5", "L4"])
+    assert named == {"L5": "+1", "L4": "+2", "L3": "+3"}
+    assert levels.flags == ["no_sacrum"]
+
+
+def test_anchor_without_sacrum():
+    named, levels = label(["L3", "L5", "L4"], anchor=Anchor("L5", "lowest"))
+    assert named == identity(["L5", "L4", "L3"])
+    assert levels.flags == ["no_sacrum"]
+    upside_down, _ = label(["L3", "L5", "L4"], anchor=Anchor("L5", "highest"), angle_deg=180)
+    assert upside_down == identity(["L5", "L4", "L3"])
+    higher, _ = label(["L4", "L3"], anchor=Anchor("L4", "lowest"))
+    assert higher == identity(["L4", "L3"])
+
+
+def test_anchor_that_agrees_with_the_sacrum_is_not_flagged():
+    named, levels = label(CHAIN, anchor=Anchor("L5", "lowest"))
+    assert named == identity(CHAIN)
+    assert levels.flags == []
+
+
+def test_anchor_wins_over_the_sacrum_and_says_so():
+    named, levels = label(["S1", "L5", "L4"], anchor=Anchor("L4", "lowest"))
+    assert named == {"S1": "S1", "L5": "L4", "L4": "L3"}
+    assert "anchor_disagrees_with_sacrum" in levels.flags
+    turned_round, levels = label(["S1", "L5", "L4"], anchor=Anchor("L5", "highest"))
+    assert turned_round == {"S1": "S1", "L5": "L4", "L4": "L5"}
+    assert "anchor_disagrees_with_sacrum" in levels.flags
+
+
+def test_sacral_anchor_gives_no_level_twice():
+    named, _ = label(["S1", "L5", "L4"], anchor=Anchor("S1", "lowest"))
+    assert named == {"S1": "S2", "L5": "S1", "L4": "L5"}
+
+
+def test_gap_is_flagged_and_never_filled():
+    named, levels = label(["S1", "L5", "L4", "L2", "L1"])
+    assert named == {"S1": "S1", "L5": "L5", "L4": "L4", "L2": "L3", "L1": "L2"}
+    assert levels.flags == ["gap_between_L4_L3"]
+
+
+def test_missing_l5_is_flagged():
+    named, levels = label(["S2", "S1", "L4", "L3", "L2", "L1"])
+    assert named["L4"] == "L5"
+    assert levels.flags == ["gap_between_S1_L5"]
+
+
+def test_false_sacrum_on_the_wrong_side_is_out_of_order():
+    places = {**CHAIN, "S9": (215, 5)}
+    named, levels = label([*CHAIN, "S9"], places=places, scores={"S9": 0.6})
+    assert named == {**identity(CHAIN), "S9": "S3"}
+    assert len(levels.out_of_order) == 1
+
+
+def test_one_vertebra():
+    assert label(["L3"])[0] == {"L3": "+1"}
+    assert label(["L3"], anchor=Anchor("L5", "lowest"))[0] == {"L3": "L5"}
+    assert label(["S1", "L5"])[0] == identity(["S1", "L5"])
+
+
+def test_sacrum_alone():
+    named, levels = label(["S1", "S2"])
+    assert named == identity(["S1", "S2"])
+    assert levels.flags == ["no_lumbar"]
+
+
+def test_nothing():
+    levels = label_levels([], np.zeros(0, dtype=bool), np.zeros(0))
+    assert levels.names == []
+    assert levels.flags == ["no_vertebra", "no_sacrum"]
+
+
+def test_more_than_there_are_names():
+    places = {f"S{n}": (n * 30, 350) for n in range(1, 8)}
+    _, levels = label(places, places=places)
+    assert levels.names == ["S5", "S4", "S3", "S2", "S1"]
+    assert len(levels.unnamed) == 2
+    assert "beyond_levels" in levels.flags
+    _, levels = label(["L5", "L4", "L3"], anchor=Anchor("C2", "lowest"))
+    assert levels.names == ["C2", "C1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("L5=lowest", ("L5", "lowest")), (" t12 = HIGHEST ", ("T12", "highest"))]
+)
+def test_parse_anchor(text, expected):
+    assert parse_anchor(text) == Anchor(*expected)
+
+
+@pytest.mark.parametrize("text", ["", "L5", "L6=lowest", "L5=left", "X1=lowest", "L5==lowest"])
+def test_parse_anchor_refuses(text):
+    with pytest.raises(ConfigError, match="anchor must be LEVEL=lowest or LEVEL=highest"):
+        parse_anchor(text)

@@ -1,0 +1,91 @@
+import json
+
+import numpy as np
+import pytest
+
+from vertinst.engine.coco_results import spines_from_coco_results
+from vertinst.engine.evaluate import evaluate
+from vertinst.errors import DataError
+from vertinst.postprocess.labelling import Anchor
+from vertinst.postprocess.pipeline import SpineOptions
+from vertinst.structures import Annotation, Dataset, ImageRecord, rle
+
+CLASSES = ("lumbar", "sacral", "cage")
+SIZE = (60, 40)
+SQUARE = [[5.0, 30.0, 25.0, 30.0, 25.0, 45.0, 5.0, 45.0]]
+
+
+def mask():
+    return rle.polygons_to_rle([np.array(SQUARE[0]).reshape(-1, 2)], SIZE)
+
+
+@pytest.fixture
+def dataset():
+    image = {"width": SIZE[1], "height": SIZE[0]}
+    truth = (Annotation("lumbar", mask(), attributes={"level": "L5"}),)
+    return Dataset(CLASSES, (ImageRecord(7, "a.png", annotations=truth, **image), ImageRecord(3, "b.png", **image)))
+
+
+def entry(**changes):
+    return {"image_id": 7, "category_id": 1, "segmentation": SQUARE, "score": 0.9, "bbox": [5, 30, 20, 15]} | changes
+
+
+def read(tmp_path, content, dataset, **options):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(content))
+    return spines_from_coco_results(path, dataset, **options)
+
+
+@pytest.mark.parametrize("segmentation", [SQUARE, rle.to_coco(mask())])
+def test_polygons_and_runs(tmp_path, dataset, segmentation):
+    entries = [entry(segmentation=segmentation), entry(category_id=3, score=0.4)]
+    spines = read(tmp_path, entries, dataset, anchor=Anchor("L5", "lowest"))
+    assert set(spines) == {"a.png", "b.png"}
+    (vertebra,) = spines["a.png"].vertebrae
+    assert (vertebra.level, vertebra.category, vertebra.mask) == ("L5", "lumbar", mask())
+    assert vertebra.box.tolist() == [5, 30, 25, 45]
+    assert [c.category for c in spines["a.png"].candidates] == ["cage"]
+    assert not spines["b.png"].vertebrae
+    assert evaluate(dataset, spines)["summary"]["vertebrae"]["labelled"] == 1
+
+
+def test_box_of_the_mask_where_none_is_given(tmp_path, dataset):
+    without = entry()
+    del without["bbox"]
+    spines = read(tmp_path, [without], dataset)
+    assert spines["a.png"].vertebrae[0].box.tolist() == rle.box_xyxy(mask()).tolist()
+
+
+def test_no_results_at_all(tmp_path, dataset):
+    spines = read(tmp_path, [], dataset)
+    assert evaluate(dataset, spines)["ap"]["mask"]["AP"] == 0
+
+
+def test_options_reach_the_spine(tmp_path, dataset):
+    spines = read(tmp_path, [entry(score=0.4)], dataset, options=SpineOptions(score_threshold=0.3))
+    assert len(spines["a.png"].vertebrae) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"annotations": []}, "COCO results must be a list, got dict"),
+        ([5], "entry 0: must be an object with category_id"),
+        ([{"image_id": 7, "category_id": 1, "score": 1}], "must be an object with .*segmentation"),
+        ([entry(), entry(image_id=8)], "entry 1: image_id must be one of the annotated films', got 8"),
+        ([entry(image_id=[])], "image_id must be one of"),
+        ([entry(category_id=0)], "category_id must be one of 1 lumbar, 2 sacral, 3 cage, got 0"),
+        ([entry(category_id=4)], "category_id must be one of"),
+        ([entry(score=1.2)], "score must lie in 0..1, got 1.2"),
+        ([entry(score="high")], "score must lie in 0..1, got 'high'"),
+        ([entry(score=float("nan"))], "score must lie in 0..1, got nan"),
+        ([entry(bbox=[1, 2, 3])], "bbox must be"),
+        ([entry(bbox=[1, 2, 3, float("inf")])], "bbox must be"),
+        ([entry(segmentation="x")], "segmentation must be polygons or an RLE"),
+        ([entry(segmentation=[["x", 1, 2, 3, 4, 5]])], "segmentation must be polygons or an RLE"),
+        ([entry(segmentation={"size": [10, 10], "counts": [100]})], "RLE must have the image's size"),
+    ],
+)
+def test_faults(tmp_path, dataset, content, message):
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, content, dataset)

@@ -209,7 +209,7 @@ def take_film(
     """
     rng = _stream(seed, patient.number, film_number)
     view = draw_view(rng, patient.anatomy, style)
-    exposure = draw_exposure(rng, view.size)
+    exposure = draw_exposure(rng, view.size, view.facing)
     body_grain, other_grain = bone_grain(rng, view.size)
     matter = integrate([solid for solids in bodies.values() for solid in solids], view) * body_grain
     matter += integrate(rest, view) * other_grain

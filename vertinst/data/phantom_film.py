@@ -44,11 +44,11 @@ class Exposure:
     marker_scale: float
 
 
-def draw_exposure(rng: Generator, size: tuple[int, int]) -> Exposure:
-    """Draw how a film of (rows, columns) is taken."""
+def draw_exposure(rng: Generator, size: tuple[int, int], facing: str) -> Exposure:
+    """Draw how a film of (rows, columns) is taken; `facing` (`left` or `right`) is the patient's anterior side."""
     field = _draw_field(rng, size)
     marker_scale = float(rng.uniform(0.9, 1.7) * size[0] / 1024)
-    place = _draw_marker_place(rng, np.clip(field, 0, size[::-1]), marker_scale)
+    place = _draw_marker_place(rng, np.clip(field, 0, size[::-1]), marker_scale, facing)
     return Exposure(
         scatter=float(rng.uniform(0.25, 0.5)),
         photons=float(np.exp(rng.uniform(np.log(250), np.log(3000)))),
@@ -64,14 +64,14 @@ def draw_exposure(rng: Generator, size: tuple[int, int]) -> Exposure:
     )
 
 
-def _draw_marker_place(rng: Generator, field: NDArray[np.float64], scale: float) -> tuple[int, int]:
-    """Lower left corner of a letter that lies whole in one corner of the field."""
+def _draw_marker_place(rng: Generator, field: NDArray[np.float64], scale: float, facing: str) -> tuple[int, int]:
+    """Lower left corner of a letter that lies whole in one corner of the field, in front of the patient's spine."""
     letter = np.array([32.0, 38.0]) * scale
     room = rng.uniform(12, 40, 2) * scale
-    at_right, at_bottom = rng.integers(2, size=2)
+    at_bottom = rng.integers(2)
     left, top = np.sort(field, axis=0)[1]
     right, bottom = np.sort(field, axis=0)[2]
-    x = right - letter[0] - room[0] if at_right else left + room[0]
+    x = right - letter[0] - room[0] if facing == "right" else left + room[0]
     y = bottom - room[1] if at_bottom else top + letter[1] + room[1]
     return int(x), int(y)
 
@@ -146,7 +146,7 @@ def _marker_integral(exposure: Exposure, size: tuple[int, int]) -> Field:
     scale = exposure.marker_scale
     font = cv2.FONT_HERSHEY_SIMPLEX
     cv2.putText(letter, exposure.marker, exposure.marker_px, font, 1.6 * scale, 255, max(1, round(4 * scale)))
-    return letter.astype(np.float32) * np.float32(2.5 / 255)
+    return letter.astype(np.float32) * np.float32(6.5 / 255)
 
 
 def to_pixels(shown: Field, bits: int) -> NDArray[np.uint8] | NDArray[np.uint16]:

@@ -121,8 +121,7 @@ def bone_grain(rng: Generator, size: tuple[int, int]) -> tuple[Field, Field]:
         That of the trabecular bone of the bodies, and the coarser one of all other bone.
     """
     noise = rng.standard_normal(size, dtype=np.float32)
-    fine = cv2.GaussianBlur(noise, (0, 0), sigmaX=0.9, sigmaY=2.2)
-    fine *= np.float32(0.22)
+    fine = np.asarray(cv2.GaussianBlur(noise, (0, 0), sigmaX=0.9, sigmaY=2.2), np.float32) * np.float32(0.22)
     return 1 + fine + _bumps(rng, size, (9, 9), 0.06), 1 + fine + _bumps(rng, size, (11, 5), 0.13)
 
 

@@ -148,11 +148,12 @@ class PredictionHead(nn.Module):
         self.coefficient = nn.Conv2d(channels, anchors * prototypes, 3, padding=1)
 
     def start_as_background(self) -> None:
-        """Bias the scores so that untrained anchors say background; the first steps are then calm."""
+        """Small score weights and a bias towards background: the first steps are then calm (arXiv 1708.02002, 4.1)."""
         classes = self.widths[1] - 1
         bias = torch.zeros(self.score.out_channels // self.widths[1], self.widths[1])
         bias[:, 0] = math.log(classes * (1 - FOREGROUND_PRIOR) / FOREGROUND_PRIOR)
         with torch.no_grad():
+            nn.init.normal_(self.score.weight, std=0.01)
             self.score.bias.copy_(bias.flatten())  # type: ignore[union-attr]
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,71 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from vertinst.errors import DataError
+from vertinst.models._inputs import FilmTransform, check_images, check_targets
+
+
+def test_longest_side_is_kept_and_boxes_and_masks_follow(draw: Callable) -> None:
+    image, target = draw(300, 100)
+    batch, (resized,) = FilmTransform(96)([image], [target])
+    assert batch.image_sizes == [(96, 32)]
+    assert batch.tensors.shape == (1, 3, 96, 32)
+    assert resized["masks"].shape == (4, 96, 32)
+    assert torch.allclose(resized["boxes"], target["boxes"] * 0.32, atol=1e-4)
+    # Fractions of pixels keep the area that nearest neighbours would lose.
+    assert torch.allclose(
+        resized["masks"].sum(dim=(1, 2)), target["masks"].sum(dim=(1, 2)) * 0.32**2, rtol=0.02, atol=0.5
+    )
+    assert target["masks"].shape == (4, 300, 100)
+
+
+@pytest.mark.parametrize("size", [(5, 3), (1, 700), (33, 31)])
+def test_any_size_of_film_fits(size: tuple[int, int]) -> None:
+    batch, _ = FilmTransform(64)([torch.rand(3, *size)])
+    assert all(side % 32 == 0 for side in batch.tensors.shape[-2:])
+    assert max(batch.image_sizes[0]) == 64
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_pixels_that_are_not_finite_are_refused(value: float) -> None:
+    image = torch.rand(3, 20, 20)
+    image[1, 3, 4] = value
+    with pytest.raises(DataError, match="film 1 of the batch: pixels must be finite"):
+        check_images([torch.rand(3, 9, 9), image])
+
+
+@pytest.mark.parametrize(
+    "image", [torch.rand(1, 8, 8), torch.rand(8, 8), torch.zeros(3, 0, 8), torch.ones(3, 8, 8).byte()]
+)
+def test_other_shapes_and_types_are_refused(image: torch.Tensor) -> None:
+    with pytest.raises(DataError, match=r"must be float of shape \(3, H, W\)"):
+        check_images([image])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("boxes", torch.tensor([[5.0, 5.0, 5.0, 9.0]]), r"region 0: boxes must have x1 < x2"),
+        ("boxes", torch.tensor([[5.0, 9.0, 7.0, 8.0]]), "boxes must have x1 < x2 and y1 < y2"),
+        ("boxes", torch.tensor([[float("nan"), 5.0, 6.0, 9.0]]), "boxes must have"),
+        ("boxes", torch.zeros(2, 4), r"1 labels need boxes \(1, 4\)"),
+        ("masks", torch.ones(1, 9, 20, dtype=torch.bool), r"masks \(1, 20, 20\)"),
+        ("labels", torch.tensor([0]), r"labels must lie in 1\.\.2, got \[0\]"),
+        ("labels", torch.tensor([3]), r"labels must lie in 1\.\.2, got \[3\]"),
+    ],
+)
+def test_unusable_targets_are_refused(key: str, value: torch.Tensor, message: str) -> None:
+    target = {
+        "boxes": torch.tensor([[2.0, 2.0, 6.0, 6.0]]),
+        "labels": torch.tensor([1]),
+        "masks": torch.ones(1, 20, 20, dtype=torch.bool),
+    }
+    with pytest.raises(DataError, match=message):
+        check_targets([torch.rand(3, 20, 20)], [{**target, key: value}], 2)
+
+
+def test_missing_targets_are_refused() -> None:
+    with pytest.raises(DataError, match="one target for each of the 1 films, got none"):
+        check_targets([torch.rand(3, 20, 20)], None, 2)

@@ -1,0 +1,145 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from vertinst.errors import DataError
+from vertinst.models.mask_rcnn import MaskRCNN, Options, build
+
+CLASSES = ("block", "disc", "bar")
+SMALL = Options(
+    backbone="resnet18",
+    image_size=128,
+    channels=32,
+    box_head_width=64,
+    mask_head_convs=1,
+    rpn_proposals_train=100,
+    rpn_proposals_test=40,
+    rois_per_image=32,
+)
+NAMES = {"loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg"}
+
+
+@pytest.fixture
+def model() -> MaskRCNN:
+    torch.manual_seed(0)
+    return build(SMALL, CLASSES)
+
+
+def losses(model: MaskRCNN, films: list[tuple[Tensor, dict[str, Tensor]]]) -> dict[str, Tensor]:
+    result = model.train()([image for image, _ in films], [target for _, target in films])
+    assert isinstance(result, dict)
+    return result
+
+
+def test_training_lowers_the_loss(model: MaskRCNN, draw: Callable) -> None:
+    films = [draw()]
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    totals = []
+    for _ in range(15):
+        parts = losses(model, films)
+        assert set(parts) == NAMES
+        total = sum(parts.values())
+        optimiser.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimiser.step()
+        totals.append(total.item())
+    assert sum(totals[-3:]) < 0.8 * sum(totals[:3])
+
+
+def test_gradients_reach_every_parameter(model: MaskRCNN, draw: Callable) -> None:
+    sum(losses(model, [draw(), draw(empty=True)]).values()).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_films_without_objects(model: MaskRCNN, draw: Callable) -> None:
+    parts = losses(model, [draw(empty=True)])
+    assert parts["loss_mask"].item() == 0.0
+    assert parts["loss_box_reg"].item() == 0.0
+    sum(parts.values()).backward()
+    assert all(torch.isfinite(part) for part in parts.values())
+
+
+@pytest.mark.parametrize("size", [(131, 77), (40, 300), (9, 9)])
+def test_any_size_of_film_obeys_the_contract(model: MaskRCNN, check_contract: Callable, size: tuple[int, int]) -> None:
+    images = [torch.rand(3, *size), torch.rand(3, 64, 64)]
+    with torch.inference_mode():
+        results = model.eval()(images)
+    assert sum(len(result["scores"]) for result in results) > 0
+    for image, result in zip(images, results, strict=True):
+        check_contract(result, image, len(CLASSES))
+
+
+def test_nothing_found_is_an_ordinary_result(draw: Callable, check_contract: Callable) -> None:
+    image, _ = draw()
+    result = build(SMALL.model_copy(update={"score_threshold": 1.0}), CLASSES).eval()([image])[0]
+    assert len(result["scores"]) == 0
+    check_contract(result, image, len(CLASSES))
+
+
+def test_bf16_autocast_gives_finite_losses_and_gradients(model: MaskRCNN, draw: Callable) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        total = sum(losses(model, [draw(), draw(empty=True)]).values())
+    total.backward()
+    assert torch.isfinite(total)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_channels_last_and_state_dict_do_not_change_the_output(model: MaskRCNN, draw: Callable) -> None:
+    image, _ = draw()
+    twin = build(SMALL, CLASSES)
+    twin.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        expected = model.eval()([image])[0]
+        copied = twin.eval()([image])[0]
+        last = twin.to(memory_format=torch.channels_last)([image])[0]
+    assert all(torch.equal(copied[key], expected[key]) for key in expected)
+    assert torch.allclose(last["scores"][:5], expected["scores"][:5], atol=1e-4)
+
+
+def test_loss_weights_scale_their_losses(draw: Callable) -> None:
+    def with_weights(**weights: float) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        model = build(SMALL.model_copy(update=weights), CLASSES)
+        torch.manual_seed(1)
+        return losses(model, [draw()])
+
+    plain = with_weights()
+    scaled = with_weights(rpn_loss_weight=2.0, class_loss_weight=3.0, box_loss_weight=4.0, mask_loss_weight=0.0)
+    factors = {"loss_classifier": 3, "loss_box_reg": 4, "loss_mask": 0, "loss_objectness": 2, "loss_rpn_box_reg": 2}
+    for name, factor in factors.items():
+        assert float(scaled[name]) == pytest.approx(factor * float(plain[name]), rel=1e-4)
+
+
+def test_anchors_follow_image_size_and_are_wider_than_high() -> None:
+    model = build(
+        SMALL.model_copy(update={"aspect_ratios": (4.0,), "anchor_sizes": (0.1, 0.2, 0.3, 0.4, 0.5)}), CLASSES
+    )
+    x1, y1, x2, y2 = model.rpn.anchor_generator.cell_anchors[4][0].tolist()
+    assert (x2 - x1, y2 - y1) == pytest.approx((128, 32), abs=1)
+
+
+def test_broken_input_is_refused(model: MaskRCNN, draw: Callable) -> None:
+    image, target = draw()
+    with pytest.raises(DataError, match="pixels must be finite numbers"):
+        model.eval()([image * float("nan")])
+    with pytest.raises(DataError, match="boxes must have x1 < x2"):
+        losses(model, [(image, {**target, "boxes": target["boxes"] * 0})])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backbone": "vgg16"}, "Input should be 'resnet18'"),
+        ({"box_score_thresh": 0.1}, "Extra inputs are not permitted"),
+        ({"rois_per_image": 0}, "greater than or equal to 4"),
+        ({"score_threshold": 1.5}, "less than or equal to 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Options(**settings)

@@ -1,0 +1,173 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from vertinst.errors import CheckpointError, DataError
+from vertinst.models.yolact import Options, Yolact, build
+
+CLASSES = ("block", "disc", "bar")
+SMALL = Options(backbone="resnet18", image_size=128, channels=32, prototypes=8, prototype_convs=1)
+
+
+@pytest.fixture
+def model() -> Yolact:
+    torch.manual_seed(0)
+    return build(SMALL, CLASSES)
+
+
+def losses(model: Yolact, films: list[tuple[Tensor, dict[str, Tensor]]]) -> dict[str, Tensor]:
+    result = model.train()([image for image, _ in films], [target for _, target in films])
+    assert isinstance(result, dict)
+    return result
+
+
+def test_training_lowers_every_loss_and_finds_what_was_drawn(draw: Callable, check_contract: Callable) -> None:
+    torch.manual_seed(0)
+    model = build(SMALL.model_copy(update={"image_size": 96}), CLASSES)
+    image, target = draw()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    history = []
+    for _ in range(30):
+        parts = losses(model, [(image, target)])
+        optimiser.zero_grad()
+        sum(parts.values()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimiser.step()
+        history.append({name: part.item() for name, part in parts.items()})
+    assert set(history[0]) == {"loss_class", "loss_box", "loss_mask", "loss_semantic"}
+    assert all(history[-1][name] < 0.8 * first for name, first in history[0].items())
+    use_statistics_of(model, (image, target))
+    with torch.inference_mode():
+        found = model.eval()([image])[0]
+    check_contract(found, image, len(CLASSES))
+    for mask, label in zip(target["masks"][:3], target["labels"][:3], strict=True):
+        same = found["masks"][(found["labels"] == label) & (found["scores"] > 0.3), 0] > 0.5
+        assert ((same & mask).sum(dim=(1, 2)) / (same | mask).sum(dim=(1, 2))).amax() > 0.5
+
+
+def use_statistics_of(model: Yolact, film: tuple[Tensor, dict[str, Tensor]]) -> None:
+    """Batch norm's running means know little after thirty steps: take those of the film itself."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    losses(model, [film])
+
+
+def test_gradients_reach_every_parameter(model: Yolact, draw: Callable) -> None:
+    sum(losses(model, [draw(), draw(empty=True)]).values()).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # A level without any positive or hard negative anchor may rest for one step; no other parameter may.
+    assert [name for name in without if not name.startswith("fpn.extra_blocks")] == []
+
+
+def test_films_without_objects_teach_background(model: Yolact, draw: Callable) -> None:
+    parts = losses(model, [draw(empty=True), draw(empty=True)])
+    assert float(parts["loss_box"]) == 0.0
+    assert float(parts["loss_mask"]) == 0.0
+    assert float(parts["loss_class"]) > 0.0
+    sum(parts.values()).backward()
+    bias = model.head.score.bias.grad.view(-1, len(CLASSES) + 1)
+    assert bias[:, 0].sum() < 0
+    assert torch.isfinite(bias).all()
+
+
+@pytest.mark.parametrize("size", [(131, 77), (40, 300), (300, 41), (9, 9)])
+def test_any_size_of_film_obeys_the_contract(model: Yolact, check_contract: Callable, size: tuple[int, int]) -> None:
+    images = [torch.rand(3, *size), torch.rand(3, 64, 64)]
+    with torch.inference_mode():
+        # Untrained outputs lie close to the prior: lower the threshold so that there is something to look at.
+        model.options.score_threshold = 0.0
+        results = model.eval()(images)
+    model.options.score_threshold = 0.05
+    for image, result in zip(images, results, strict=True):
+        assert 0 < len(result["scores"]) <= SMALL.max_detections
+        check_contract(result, image, len(CLASSES))
+
+
+def test_masks_are_zero_outside_their_boxes(model: Yolact) -> None:
+    model.options.score_threshold = 0.0
+    with torch.inference_mode():
+        result = model.eval()([torch.rand(3, 100, 90)])[0]
+    model.options.score_threshold = 0.05
+    for mask, (x1, y1, x2, y2) in zip(result["masks"][:, 0], result["boxes"].tolist(), strict=True):
+        outside = mask.clone()
+        outside[int(y1) : int(-(-y2 // 1)), int(x1) : int(-(-x2 // 1))] = 0
+        assert outside.abs().max() == 0
+
+
+def test_nothing_found_is_an_ordinary_result(draw: Callable, check_contract: Callable) -> None:
+    blind = build(SMALL.model_copy(update={"score_threshold": 1.0}), CLASSES).eval()
+    image, _ = draw()
+    result = blind([image])[0]
+    assert len(result["scores"]) == 0
+    check_contract(result, image, len(CLASSES))
+
+
+def test_bf16_autocast_gives_finite_losses_and_gradients(model: Yolact, draw: Callable) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        parts = losses(model, [draw(), draw(empty=True)])
+        total = sum(parts.values())
+    assert total.dtype == torch.float32
+    total.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    exact = losses(model, [draw(), draw(empty=True)])
+    assert all(float(parts[name]) == pytest.approx(float(exact[name]), rel=0.1, abs=0.05) for name in exact)
+
+
+def test_channels_last_and_state_dict_do_not_change_the_output(model: Yolact, draw: Callable) -> None:
+    image, _ = draw()
+    options = SMALL.model_copy(update={"score_threshold": 0.0})
+    twin = build(options, CLASSES)
+    twin.load_state_dict(model.state_dict())
+    model.options = options
+    with torch.inference_mode():
+        expected = model.eval()([image])[0]
+        copied = twin.eval()([image])[0]
+        last = twin.to(memory_format=torch.channels_last)([image])[0]
+    assert all(torch.equal(copied[key], expected[key]) for key in expected)
+    assert torch.allclose(last["scores"], expected["scores"], atol=1e-4)
+
+
+def test_state_dict_holds_weights_only(model: Yolact) -> None:
+    assert not [name for name in model.state_dict() if "anchor" in name]
+
+
+def test_broken_input_and_broken_weights_are_refused(model: Yolact, draw: Callable) -> None:
+    image, target = draw()
+    with pytest.raises(DataError, match="pixels must be finite numbers"):
+        model.eval()([image * float("nan")])
+    with pytest.raises(DataError, match="boxes must have x1 < x2"):
+        losses(model, [(image, {**target, "boxes": target["boxes"] * 0})])
+    with torch.no_grad():
+        model.head.score.weight.fill_(float("nan"))
+    with pytest.raises(CheckpointError, match="outputs must be finite"):
+        model.eval()([image])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backbone": "resnet19"}, "Input should be 'resnet18'"),
+        ({"image_sise": 320}, "Extra inputs are not permitted"),
+        ({"image_size": 10}, "greater than or equal to 64"),
+        ({"aspect_ratios": ()}, "at least 1 item"),
+        ({"anchor_sizes": (0.1, 0.2)}, "Field required"),
+        ({"mask_loss_weight": -1}, "greater than or equal to 0"),
+        ({"negative_iou": 0.6}, "negative_iou must not be above positive_iou, got 0.6 and 0.5"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Options(**settings)
+
+
+def test_options_that_shape_the_network() -> None:
+    options = SMALL.model_copy(update={"head_convs": 2, "prototype_convs": 0, "aspect_ratios": (1.0,), "prototypes": 5})
+    model = build(options, CLASSES)
+    assert model.head.coefficient.out_channels == 2 * 5
+    assert len(model.head.trunk) == 4
+    result = model.eval()([torch.rand(3, 64, 64)])
+    assert isinstance(result, list)

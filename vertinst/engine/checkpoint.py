@@ -1,0 +1,315 @@
+"""Weights in safetensors, with all that is needed to build the model again in the header. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vertinst import files, plugins
+from vertinst.errors import CheckpointError, ConfigError
+from vertinst.version import __version__
+
+__all__ = [
+    "BEST",
+    "DEMO_WEIGHTS",
+    "LAST",
+    "Checkpoint",
+    "Description",
+    "build_model",
+    "check_classes",
+    "find_weights",
+    "load_weights",
+    "read",
+    "save",
+    "versions",
+]
+
+FORMAT_VERSION = 1
+BEST, LAST = "best.safetensors", "last.safetensors"
+DEMO_WEIGHTS = "yolact_demo.safetensors"
+
+# Tensors of the training state (optimiser) lie beside the weights under this prefix, which no module name can have:
+# weights and state are one file, so that no kill can leave one without the other.
+STATE_PREFIX = "training/"
+METADATA_KEY = "vertinst"
+MAX_HEADER_BYTES = 20_000_000
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint says about itself, as JSON in its header.
+
+    Attributes:
+        model: Name of the model.
+        options: The model's own options, all of them.
+        classes: Names of the labels, from 1 in this order.
+        config: Settings of the run.
+        epoch: Finished epochs.
+        metrics: Validation numbers of that epoch.
+        training: State of the run (counters); empty in a file for use.
+        versions: What wrote it.
+        format_version: Of this layout.
+    """
+
+    model: str
+    options: Mapping[str, Any]
+    classes: tuple[str, ...]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    epoch: int = 0
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=lambda: versions())
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A checkpoint in memory.
+
+    Attributes:
+        path: Where it was read from.
+        description: What it says about itself.
+        weights: Tensors of the model by name.
+        state: Tensors of the training state by name; empty in a file for use.
+    """
+
+    path: Path
+    description: Description
+    weights: dict[str, Tensor]
+    state: dict[str, Tensor]
+
+
+def save(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    description: Description,
+    *,
+    state: Mapping[str, Tensor] | None = None,
+    half: bool = False,
+) -> None:
+    """Write a checkpoint aside and rename it into place.
+
+    Args:
+        path: Ends in `.safetensors`.
+        weights: A model's `state_dict()`, on any device and in any memory layout.
+        description: Goes into the header.
+        state: Tensors that resuming needs besides.
+        half: Store weights of two and more dimensions as float16, for shipping: half the size. Biases and
+            normalisation stay as they are.
+
+    Raises:
+        VertinstError: It cannot be written (disk full); an older file of that name stays whole.
+    """
+    tensors = {name: _plain(tensor, half=half) for name, tensor in weights.items()}
+    tensors |= {STATE_PREFIX + name: _plain(tensor, half=False) for name, tensor in (state or {}).items()}
+    metadata = {METADATA_KEY: json.dumps(vars(description), ensure_ascii=False)}
+    files.write_with(path, lambda temporary: _save_file(tensors, temporary, metadata))
+
+
+def _save_file(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        # The library wraps the system's error (disk full) in its own.
+        raise OSError(str(error)) from error
+
+
+def _plain(tensor: Tensor, *, half: bool) -> Tensor:
+    shrink = half and tensor.is_floating_point() and tensor.dim() >= 2
+    # clone: the format refuses tensors that share memory.
+    return (
+        tensor.detach()
+        .to("cpu", torch.float16 if shrink else tensor.dtype)
+        .clone(memory_format=torch.contiguous_format)
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of vertinst and what it computes with."""
+    return {"vertinst": __version__, "torch": str(torch.__version__), "torchvision": str(torchvision.__version__)}
+
+
+def find_weights(path: Path | str) -> Path:
+    """The weights file meant by a file, a run folder (its best, else its last) or the name `demo`.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    if str(path) == "demo":
+        packaged = Path(str(resources.files("vertinst.weights") / DEMO_WEIGHTS))
+        if not packaged.is_file():
+            raise CheckpointError(
+                "the demo weights are not part of this installation", where=DEMO_WEIGHTS, fix="Install vertinst again."
+            )
+        return packaged
+    path = Path(path)
+    if path.is_dir():
+        for name in (BEST, LAST):
+            if (path / name).is_file():
+                return path / name
+        raise CheckpointError(
+            f"run folder has neither {BEST} nor {LAST}", where=path, fix="Name the --out folder of `vertinst train`."
+        )
+    if not path.is_file():
+        raise CheckpointError("no such weights file or run folder", where=path, fix="Check the path.")
+    return path
+
+
+def read(path: Path | str, *, state: bool = False) -> Checkpoint:
+    """Read a checkpoint; no code in it is run, whatever the file holds.
+
+    Args:
+        path: See `find_weights`.
+        state: Read the training state too, if there is one.
+
+    Raises:
+        CheckpointError: Missing, no safetensors, cut short, not written by vertinst, or by a later format.
+    """
+    path = find_weights(path)
+    _check_header(path)
+    weights: dict[str, Tensor] = {}
+    training: dict[str, Tensor] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            description = _describe((file.metadata() or {}).get(METADATA_KEY), path)
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                if not name.startswith(STATE_PREFIX):
+                    weights[name] = file.get_tensor(name)
+                elif state:
+                    training[name.removeprefix(STATE_PREFIX)] = file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"weights file is broken or cut short ({error})", where=path, fix="Copy or download it again."
+        ) from error
+    return Checkpoint(path, description, weights, training)
+
+
+def _check_header(path: Path) -> None:
+    """Refuse what is no safetensors file before the library maps it, and say what it is where that is plain."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(9)
+    length = int.from_bytes(start[:8], "little")
+    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise CheckpointError(
+            "weights must be safetensors, got a pickle or zip (a .pth or .pkl of torch?)",
+            where=path,
+            fix="Such files can run code when opened and are not read. Take the best.safetensors of a run.",
+        )
+    if len(start) < 9 or start[8:] != b"{" or length > MAX_HEADER_BYTES:
+        raise CheckpointError(
+            "weights must be safetensors, got another kind of file", where=path, fix="Check the path."
+        )
+    if 8 + length > size:
+        raise CheckpointError(f"weights file is cut short ({size} bytes)", where=path, fix="Copy or download it again.")
+
+
+def _describe(text: str | None, path: Path) -> Description:
+    if text is None:
+        raise CheckpointError(
+            "safetensors file was not written by vertinst: it names no model and no classes",
+            where=path,
+            fix="Take the best.safetensors of a run.",
+        )
+    try:
+        content = json.loads(text)
+        version = content["format_version"]
+        if version > FORMAT_VERSION:
+            raise CheckpointError(
+                f"checkpoint format must be at most {FORMAT_VERSION}, got {version}",
+                where=path,
+                fix="Install a newer vertinst.",
+            )
+        return Description(**{**content, "classes": tuple(str(c) for c in content["classes"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"description in the weights file is damaged ({error})", where=path, fix="Copy or download it again."
+        ) from error
+
+
+def build_model(checkpoint: Checkpoint) -> nn.Module:
+    """The model with the checkpoint's weights, on the CPU in float32 and evaluation mode.
+
+    Raises:
+        CheckpointError: Unknown model, options it does not have, or weights of other shapes.
+    """
+    description = checkpoint.description
+    try:
+        plugin = plugins.load("models", description.model)
+        options: BaseModel = plugin.Options.model_validate(description.options)
+    except (ConfigError, ValidationError) as error:
+        raise CheckpointError(
+            f"this version of vertinst has no model {description.model!r} with the checkpoint's options",
+            where=checkpoint.path,
+            fix=f"Install vertinst {description.versions.get('vertinst', '')}, which wrote it.",
+        ) from error
+    if "backbone_weights" in type(options).model_fields:
+        # The checkpoint brings all weights: nothing is to be downloaded first.
+        options = options.model_copy(update={"backbone_weights": "none"})
+    model: nn.Module = plugin.build(options, description.classes)
+    load_weights(model, checkpoint)
+    return model.eval()
+
+
+def load_weights(model: nn.Module, checkpoint: Checkpoint, *, strict: bool = True) -> tuple[str, ...]:
+    """Copy weights into a model.
+
+    Args:
+        model: The model.
+        checkpoint: Where they come from.
+        strict: Every tensor must fit; else those that do are copied.
+
+    Returns:
+        Names of the model's tensors that kept what they had; none if `strict`.
+
+    Raises:
+        CheckpointError: `strict` and a tensor is missing, left over or of another shape; or nothing fits at all.
+    """
+    wanted = model.state_dict()
+    fitting = {n: t for n, t in checkpoint.weights.items() if n in wanted and t.shape == wanted[n].shape}
+    problems = [_misfit(n, wanted.get(n), checkpoint.weights.get(n)) for n in {**wanted, **checkpoint.weights}]
+    listed = [problem for problem in problems if problem]
+    if listed and (strict or not fitting):
+        more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+        raise CheckpointError(
+            f"weights do not fit the model: {'; '.join(listed[:3])}{more}",
+            where=checkpoint.path,
+            fix="Use the model options the weights were trained with, or --set init.strict=false to load what fits.",
+        )
+    model.load_state_dict(fitting, strict=False)
+    return tuple(name for name in wanted if name not in fitting)
+
+
+def _misfit(name: str, wanted: Tensor | None, got: Tensor | None) -> str | None:
+    if wanted is None:
+        return f"{name} is not part of the model"
+    if got is None:
+        return f"{name} is missing"
+    return None if wanted.shape == got.shape else f"{name} must be {tuple(wanted.shape)}, got {tuple(got.shape)}"
+
+
+def check_classes(checkpoint: Checkpoint, classes: tuple[str, ...]) -> None:
+    """Refuse weights trained for other classes, or for the same in another order.
+
+    Raises:
+        CheckpointError: The names differ.
+    """
+    got = checkpoint.description.classes
+    if got != classes:
+        raise CheckpointError(
+            f"weights must be for the classes {', '.join(classes)}, got {', '.join(got)}",
+            where=checkpoint.path,
+            fix=f"Train those (--set 'classes=[{', '.join(got)}]'), or start from weights for your classes; "
+            "--set init.strict=false takes over the parts that fit.",
+        )

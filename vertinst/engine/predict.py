@@ -1,0 +1,258 @@
+"""From films to instances with a trained model, and a folder of results for many films."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from vertinst import files
+from vertinst.data.radiograph import read_film
+from vertinst.engine import checkpoint as checkpoints
+from vertinst.engine.precision import Precision, choose_device, choose_precision, to_channels_last
+from vertinst.errors import DataError
+from vertinst.postprocess.labelling import Anchor
+from vertinst.postprocess.pipeline import SpineOptions, build_spine
+from vertinst.progress import Progress, silent
+from vertinst.structures import Instances, rle
+
+__all__ = ["Predictor", "load_model", "predict_films", "to_instances"]
+
+MASK_THRESHOLD = 0.5
+
+# Masks of 28 x 28 cells pasted into their box may reach beyond it by half a cell and a pixel.
+BOX_MARGIN = 1 / 28
+
+
+class Predictor:
+    """A trained model that takes films and gives instances.
+
+    Args:
+        model: By torchvision's detection contract.
+        classes: Names of its labels, from 1 in this order.
+        name: Name of the model, for the record.
+        weights: File name of the weights, for the record.
+        versions: What wrote the weights, for the record.
+        precision: `32` or `bf16`.
+        device: Where to run.
+
+    Attributes:
+        classes: As given.
+        precision: As given.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        classes: tuple[str, ...],
+        *,
+        name: str,
+        weights: str,
+        versions: Mapping[str, str],
+        precision: Precision = "32",
+        device: torch.device | None = None,
+    ) -> None:
+        self.classes = classes
+        self.precision = precision
+        self.device = device or torch.device("cpu")
+        self.model = model.to(self.device)
+        if precision == "bf16":
+            to_channels_last(self.model)
+        self._record = {"model": name, "weights": weights, "weights_versions": dict(versions)}
+
+    def predict(self, films: Sequence[Path | npt.NDArray[np.float32]]) -> list[Instances]:
+        """Find the instances on films, one film at a time.
+
+        Args:
+            films: Paths, or (H, W) float32 0..1 arrays as `read_film` gives them.
+
+        Returns:
+            For each film all detections with scores from the model's own low threshold up, best first;
+            `category_ids` count from 1 in the order of `classes`; boxes clipped to the film. Detections whose mask
+            is empty are left out.
+
+        Raises:
+            DataError: A film cannot be read, or an array has another shape.
+        """
+        return [self._predict_one(film) for film in films]
+
+    def _predict_one(self, film: Path | npt.NDArray[np.float32]) -> Instances:
+        pixels = film if isinstance(film, np.ndarray) else read_film(Path(film)).pixels
+        if pixels.ndim != 2:
+            raise DataError(f"film must have shape (H, W), got {pixels.shape}", fix="Give grey values 0..1.")
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32)).to(self.device)
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode(), self._autocast():
+                output = self.model([tensor.expand(3, -1, -1)])[0]
+            height, width = pixels.shape
+            return to_instances(output, (height, width))
+        finally:
+            self.model.train(training)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+    def provenance(self) -> dict[str, Any]:
+        """What made a prediction: model, weights file (name only), classes, precision, device, versions."""
+        return {
+            **self._record,
+            "classes": list(self.classes),
+            "precision": self.precision,
+            "device": self.device.type,
+            "versions": checkpoints.versions(),
+        }
+
+
+def load_model(path: Path | str, *, precision: str = "auto", device: str = "auto") -> Predictor:
+    """Load a trained model.
+
+    Args:
+        path: A weights file, a run folder (its best weights), or `demo` for the packaged small ones.
+        precision: `auto` (bf16 where the hardware gains from it), `32` or `bf16`.
+        device: `auto` (a GPU where there is one), `cpu` or `cuda`.
+
+    Raises:
+        CheckpointError: The file is missing, broken, foreign or for a model this version does not have.
+        ConfigError: No such precision or device.
+    """
+    chosen = choose_device(device)
+    checkpoint = checkpoints.read(path)
+    description = checkpoint.description
+    return Predictor(
+        checkpoints.build_model(checkpoint),
+        description.classes,
+        name=description.model,
+        weights=checkpoint.path.name,
+        versions=description.versions,
+        precision=choose_precision(precision, chosen),
+        device=chosen,
+    )
+
+
+def to_instances(output: Mapping[str, Tensor], image_size: tuple[int, int]) -> Instances:
+    """A model's answer for one film as `Instances`; of each mask only the region of its box is looked at.
+
+    Args:
+        output: `boxes` (N, 4) xyxy px, `labels` (N,), `scores` (N,), `masks` (N, 1, H, W) 0..1. A pixel belongs to
+            the mask if it is above 0.5.
+        image_size: (H, W) px.
+    """
+    height, width = image_size
+    boxes = output["boxes"].float().cpu().numpy().reshape(-1, 4)
+    boxes = np.clip(boxes, 0, np.array([width, height, width, height], dtype=np.float32))
+    masks = [_crop_to_rle(mask[0], box, image_size) for mask, box in zip(output["masks"], boxes, strict=True)]
+    found = Instances(
+        image_size,
+        boxes,
+        tuple(masks),
+        output["labels"].cpu().numpy().astype(np.int64),
+        np.clip(output["scores"].float().cpu().numpy(), 0, 1).astype(np.float32),
+    )
+    order = np.argsort(-output["scores"].float().cpu().numpy(), kind="stable")
+    return found[[i for i in order if rle.area(masks[i]) > 0]]
+
+
+def _crop_to_rle(mask: Tensor, box: npt.NDArray[np.float32], image_size: tuple[int, int]) -> rle.Rle:
+    height, width = image_size
+    margin_x, margin_y = 1 + BOX_MARGIN * (box[2:] - box[:2])
+    left, top = max(0, int(box[0] - margin_x)), max(0, int(box[1] - margin_y))
+    right, bottom = min(width, int(np.ceil(box[2] + margin_x))), min(height, int(np.ceil(box[3] + margin_y)))
+    patch = (mask[top:bottom, left:right] > MASK_THRESHOLD).cpu().numpy()
+    return rle.paste(patch, top, left, image_size)
+
+
+def predict_films(
+    predictor: Predictor,
+    films: Sequence[Path],
+    out: Path,
+    *,
+    options: SpineOptions,
+    anchor: Anchor | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+    root: Path | None = None,
+) -> Path:
+    """Predict films and write a results folder: labelled JSON, overlay and masks of each.
+
+    Args:
+        predictor: The model.
+        films: Film files.
+        out: The folder; sub-folders of the films below `root` are kept in it.
+        options: Of post-processing.
+        anchor: What the user says about the levels, if anything.
+        overwrite: Delete what the folder holds.
+        progress: Told after each film.
+        root: Folder that the names in the results are relative to; the films' common folder if None.
+
+    Returns:
+        `out`.
+
+    Raises:
+        OutputExistsError: The folder is not empty.
+        DataError: Two films would have the same results; or films could not be read, in which case all others have
+            been written first and all of these are named.
+    """
+    names = _names(films, root)
+    files.prepare_folder(out, overwrite=overwrite)
+    broken: list[DataError] = []
+    progress(0, len(films), "predicting")
+    for done, (name, path) in enumerate(names.items(), start=1):
+        try:
+            pixels = read_film(path).pixels
+        except DataError as error:
+            broken.append(error)
+        else:
+            _predict_film(predictor, pixels, name, out, options, anchor)
+        progress(done, len(films), "predicting")
+    if broken:
+        raise DataError(
+            f"{len(broken)} of {len(films)} films could not be read; results of the others were written:\n"
+            + "\n".join(f"{error.where}: {error.message}" for error in broken),
+            where=out,
+            fix="Export these films again and predict them alone.",
+        )
+    return out
+
+
+def _predict_film(
+    predictor: Predictor,
+    pixels: npt.NDArray[np.float32],
+    name: str,
+    out: Path,
+    options: SpineOptions,
+    anchor: Anchor | None,
+) -> None:
+    from vertinst.report import results
+
+    spine = build_spine(predictor.predict([pixels])[0], predictor.classes, options=options, anchor=anchor)
+    results.write_film(out, name, pixels, spine, predictor.provenance())
+
+
+def _names(films: Sequence[Path], root: Path | None) -> dict[str, Path]:
+    """Films by the name they have in the results: relative to the root, `/` between folders."""
+    if not films:
+        raise DataError("no film to predict", fix="Name films, or a folder that holds some.")
+    absolute = [Path(os.path.abspath(f)) for f in films]
+    base = Path(os.path.abspath(root)) if root else Path(os.path.commonpath([f.parent for f in absolute]))
+    names: dict[str, Path] = {}
+    stems: dict[str, str] = {}
+    for path, full in zip(films, absolute, strict=True):
+        if not full.is_relative_to(base):
+            raise DataError("film must lie below the root folder", where=path, fix="Leave the root away.")
+        name = full.relative_to(base).as_posix()
+        stem = str(Path(name).with_suffix(""))
+        if stem in stems:
+            raise DataError(
+                f"two films would have the same results: {stems[stem]} and {name}", fix="Rename one, or predict apart."
+            )
+        stems[stem] = name
+        names[name] = path
+    return names

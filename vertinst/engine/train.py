@@ -1,0 +1,345 @@
+"""One training loop for every model, on Lightning Fabric."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from vertinst import files, plugins
+from vertinst.config import Config, model_options
+from vertinst.data.films import Batch, EpochSampler, FilmDataset, check_films, collate
+from vertinst.data.transforms import build_augment
+from vertinst.engine import checkpoint as checkpoints
+from vertinst.engine.checkpoint import Checkpoint, Description
+from vertinst.engine.evaluate import evaluate, write_metrics
+from vertinst.engine.optim import build_optimizer, lr_factor, optimizer_tensors, restore_optimizer, set_lr
+from vertinst.engine.precision import choose_device, choose_precision, to_channels_last
+from vertinst.engine.predict import Predictor, load_model, predict_films
+from vertinst.engine.run_folder import Curves, RunFolder, fingerprint
+from vertinst.engine.validate import summary_numbers, validate
+from vertinst.errors import DataError, NonFiniteLossError, VertinstError
+from vertinst.progress import Progress, silent
+from vertinst.report.results import METRICS_NAME, read_folder
+from vertinst.structures import Dataset
+
+__all__ = ["train"]
+
+DEFAULT_LONGEST_SIDE_PX = 1024
+"""For models that have no `image_size` of their own."""
+
+
+@dataclass
+class State:
+    """Counters that a resumed run goes on from.
+
+    Attributes:
+        epoch: Finished epochs.
+        step: Finished steps.
+        seconds: Wall time spent training.
+        best_epoch: Epoch of the best checkpoint, 0 for none.
+        best_score: Its validation score.
+        data: Fingerprint of the training data.
+    """
+
+    data: str
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    best_epoch: int = 0
+    best_score: float = field(default=-1.0)
+
+
+def train(
+    config: Config,
+    train_set: Dataset,
+    val_set: Dataset,
+    images: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Path:
+    """Train a model, keep its best checkpoint, and predict the validation films with it.
+
+    `best.safetensors` is the epoch with the best validation score (see `validate.score`); without validation films it
+    is the last epoch. After a kill or Ctrl-C at any moment, `resume` goes on after the last finished epoch, on a CPU
+    with the same result as if nothing had happened.
+
+    Args:
+        config: Settings.
+        train_set: Films to learn from, at least one.
+        val_set: Films to compare epochs on; may hold none.
+        images: Folder of the film files.
+        out: Run folder: config.yaml, best.safetensors, last.safetensors (weights and training state in one file, so
+            that they always belong together), curves.csv, tensorboard/, val/.
+        resume: Go on with the run in `out`.
+        overwrite: Delete what `out` holds.
+        progress: Told after each step.
+
+    Returns:
+        The best checkpoint.
+
+    Raises:
+        DataError: No training film; a film is missing, broken or of another size; an unknown class.
+        ConfigError: Unknown model or option; `resume` without a run or with other settings.
+        OutputExistsError: `out` holds something.
+        CheckpointError: `init.weights` cannot be used.
+        NonFiniteLossError: The loss is no finite number; the checkpoint of the last good epoch stays.
+    """
+    if not len(train_set):
+        raise DataError("training needs at least one film, got none", fix="Check the split and its ratios.")
+    options = model_options(config)
+    device = choose_device(config.device)
+    for dataset in (train_set, val_set):
+        check_films(dataset, images, config.classes)
+    folder = RunFolder(out)
+    data = fingerprint(train_set)
+    last = folder.open(config, data, resume=resume, overwrite=overwrite)
+    with _reproducible(config):
+        longest = config.data.longest_side_px or getattr(options, "image_size", DEFAULT_LONGEST_SIDE_PX)
+        films = FilmDataset(
+            train_set,
+            images,
+            config.classes,
+            longest_side_px=longest,
+            transform=build_augment(config.data.augment),
+            seed=config.seed,
+            cache=config.data.cache,
+            progress=progress,
+        )
+        trainer = Trainer(config, films, folder, data, device, progress)
+        trainer.start(last)
+        trainer.run(val_set, images)
+    _predict_validation(config, folder, val_set, images, progress)
+    return folder.best
+
+
+class Trainer:
+    """The loop and what it holds; see `train`."""
+
+    def __init__(
+        self,
+        config: Config,
+        films: FilmDataset,
+        folder: RunFolder,
+        data: str,
+        device: torch.device,
+        progress: Progress,
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.progress = progress
+        self.state = State(data)
+        self.precision = choose_precision(config.precision, device)
+        self.options = model_options(config)
+        self.model: nn.Module = plugins.load("models", config.model.name).build(self.options, config.classes)
+        if self.precision == "bf16":
+            to_channels_last(self.model)
+        self.fabric = Fabric(
+            accelerator=device.type,
+            devices=[device.index or 0] if device.type == "cuda" else 1,
+            precision="bf16-mixed" if self.precision == "bf16" else "32-true",
+        )
+        self.sampler = EpochSampler(len(films), config.seed)
+        loader: DataLoader[Any] = DataLoader(
+            films,
+            batch_size=config.schedule.batch_size,
+            sampler=self.sampler,
+            num_workers=config.data.workers,
+            collate_fn=collate,
+            persistent_workers=config.data.workers > 0,
+            pin_memory=device.type == "cuda",
+        )
+        self.loader = self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+        self.fitted, self.optimizer = self.fabric.setup(self.model, build_optimizer(self.model, config.optim))
+
+    def start(self, last: Checkpoint | None) -> None:
+        """Go on from the last checkpoint of this run, or take over the weights to start from."""
+        if last is not None:
+            checkpoints.load_weights(self.model, last)
+            restore_optimizer(self.optimizer, last.state)
+            self.state = State(**last.description.training)
+        elif self.config.init.weights is not None:
+            self.progress(0, 1, self._take_over(self.config.init.weights))
+
+    def _take_over(self, weights: str) -> str:
+        """Load weights to start from, and say in words what was taken."""
+        checkpoint = checkpoints.read(weights)
+        strict = self.config.init.strict
+        if strict:
+            checkpoints.check_classes(checkpoint, self.config.classes)
+        left = checkpoints.load_weights(self.model, checkpoint, strict=strict)
+        missing = f", all but {', '.join(left)}" if left else ""
+        return f"starting from {checkpoint.path.name}{missing}"
+
+    def run(self, val_set: Dataset, images: Path) -> None:
+        """Train until the schedule, patience or the clock ends it."""
+        curves = Curves(self.folder, self.state.epoch)
+        try:
+            while not self._finished():
+                losses = self._epoch()
+                metrics = self._validate(val_set, images)
+                self._keep(losses, metrics, curves)
+        finally:
+            curves.close()
+
+    def _finished(self) -> bool:
+        state, schedule = self.state, self.config.schedule
+        impatient = schedule.patience is not None and state.best_epoch > 0 and state.best_score >= 0
+        return (
+            state.epoch >= schedule.epochs
+            or (schedule.minutes is not None and state.seconds >= 60 * schedule.minutes)
+            or (impatient and state.epoch - state.best_epoch >= (schedule.patience or 0))
+        )
+
+    def _epoch(self) -> dict[str, float]:
+        """Train for one epoch; returns the mean of each loss over its steps."""
+        self.sampler.epoch = self.state.epoch
+        # Seeding each epoch anew makes a resumed run draw what an uninterrupted one draws, with nothing to store.
+        _seed(self.config.seed, self.state.epoch)
+        self.fitted.train()
+        sums: dict[str, float] = {}
+        started, before = time.monotonic(), self.state.seconds
+        for index, batch in enumerate(self.loader):
+            set_lr(self.optimizer, self._lr_factor(index))
+            for name, value in self._step(batch).items():
+                sums[name] = sums.get(name, 0.0) + value / len(self.loader)
+            self.state.step += 1
+            self.state.seconds = before + time.monotonic() - started
+            self._report(sums["loss"] * len(self.loader) / (index + 1))
+        self.state.epoch += 1
+        return sums
+
+    def _lr_factor(self, index: int) -> float:
+        minutes = self.config.schedule.minutes
+        # Half a step on: the first step of a warm-up must not have a learning rate of 0.
+        epochs_done = self.state.epoch + (index + 0.5) / len(self.loader)
+        return lr_factor(self.config.schedule, epochs_done, self.state.seconds / 60 / minutes if minutes else 0.0)
+
+    def _step(self, batch: Batch) -> dict[str, float]:
+        films, targets, names = batch
+        try:
+            losses: dict[str, Tensor] = self.fitted(films, targets)
+            total = torch.stack(list(losses.values())).sum()
+            values = {"loss": float(total), **{name: float(value) for name, value in losses.items()}}
+            _check_finite(values, names)
+            self.optimizer.zero_grad()
+            self.fabric.backward(total)
+        except torch.OutOfMemoryError as error:
+            raise VertinstError(
+                f"the device's memory is too small for {len(names)} films at once",
+                where=self.fabric.device,
+                fix="Use a smaller --set schedule.batch_size or model.image_size.",
+            ) from error
+        limit = self.config.optim.clip_norm
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit if limit is not None else float("inf"))
+        _check_finite({"gradient": float(norm)}, names)
+        self.optimizer.step()
+        return values
+
+    def _report(self, loss: float) -> None:
+        epochs = self.config.schedule.epochs
+        best = f", best {self.state.best_score:.3f}" if self.state.best_score >= 0 else ""
+        text = f"epoch {self.state.epoch + 1}/{epochs}, loss {loss:.3f}{best}"
+        self.progress(self.state.step, epochs * len(self.loader), text)
+
+    def _validate(self, val_set: Dataset, images: Path) -> dict[str, Any] | None:
+        due = self.state.epoch % self.config.schedule.evaluate_every == 0 or self._finished()
+        if not len(val_set) or not due:
+            return None
+        started = time.monotonic()
+        predictor = Predictor(
+            self.model,
+            self.config.classes,
+            name=self.config.model.name,
+            weights="",
+            versions=checkpoints.versions(),
+            precision=self.precision,
+            device=self.fabric.device,
+        )
+        metrics = validate(predictor, val_set, images, self.config.postprocess)
+        self.state.seconds += time.monotonic() - started
+        return metrics
+
+    def _keep(self, losses: dict[str, float], metrics: dict[str, Any] | None, curves: Curves) -> None:
+        """Write checkpoints and curves; the last checkpoint comes last, for it alone says that the epoch is done."""
+        numbers = summary_numbers(metrics) if metrics else {}
+        score = numbers.get("val_score")
+        no_validation = metrics is None and self.state.best_score < 0
+        better = score is not None and score > self.state.best_score
+        if better:
+            self.state.best_epoch, self.state.best_score = self.state.epoch, float(score or 0.0)
+        weights = self.model.state_dict()
+        if better or no_validation:
+            checkpoints.save(self.folder.best, weights, self._description(numbers))
+        lr = max(group["lr"] for group in self.optimizer.param_groups)
+        row = {"epoch": self.state.epoch, "step": self.state.step, "lr": lr, **losses, **numbers}
+        curves.add({**row, "seconds": round(self.state.seconds, 2)})
+        description = self._description(numbers, training=asdict(self.state))
+        checkpoints.save(self.folder.last, weights, description, state=optimizer_tensors(self.optimizer))
+
+    def _description(self, numbers: dict[str, Any], training: dict[str, Any] | None = None) -> Description:
+        return Description(
+            model=self.config.model.name,
+            options=self.options.model_dump(mode="json"),
+            classes=self.config.classes,
+            config=self.config.model_dump(mode="json"),
+            epoch=self.state.epoch,
+            metrics=numbers,
+            training=training or {},
+        )
+
+
+def _predict_validation(config: Config, folder: RunFolder, val_set: Dataset, images: Path, progress: Progress) -> None:
+    if not len(val_set):
+        return
+    predictor = load_model(folder.best, precision=config.precision, device=config.device)
+    films = [files.inside(images, record.file_name) for record in val_set.images]
+    predict_films(
+        predictor, films, folder.val, options=config.postprocess, overwrite=True, progress=progress, root=images
+    )
+    write_metrics(evaluate(val_set, read_folder(folder.val)), folder.val / METRICS_NAME)
+
+
+def _check_finite(values: dict[str, float], names: list[str]) -> None:
+    wrong = [name for name, value in values.items() if not np.isfinite(value)]
+    if wrong:
+        raise NonFiniteLossError(
+            f"loss must be a finite number, got {', '.join(f'{name} = {values[name]}' for name in wrong)}",
+            where=", ".join(names),
+            fix="Look at these films and their regions; else lower optim.lr or set precision=32. The checkpoint of "
+            "the last good epoch is kept: go on with --resume.",
+        )
+
+
+def _seed(seed: int, epoch: int) -> None:
+    """Seed all generators that a model may draw from."""
+    value = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    random.seed(value)
+    np.random.seed(value)  # noqa: NPY002 - for models of others that draw from the old generator
+    torch.manual_seed(value)
+
+
+@contextmanager
+def _reproducible(config: Config) -> Iterator[None]:
+    """Seed before the model is made; torch's switch for deterministic algorithms is put back afterwards."""
+    _seed(config.seed, 0)
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if config.deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

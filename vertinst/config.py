@@ -24,6 +24,7 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "ScheduleConfig",
+    "check_settings",
     "differences",
     "load_config",
     "model_options",
@@ -211,9 +212,31 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
     settings: dict[str, Any] = content or {}
     keys = [_override(settings, override) for override in overrides]
     where = f"{source} with --set {', '.join(keys)}" if keys else source
-    config: Config = _validate(Config, settings, where, ())
-    _validate(_options_class(config), dict(config.model.model_extra or {}), where, ("model",))
+    config: Config = check_settings(Config, settings, where, ())
+    check_settings(_options_class(config), dict(config.model.model_extra or {}), where, ("model",))
     return config
+
+
+def check_settings(
+    model: type[M], settings: Mapping[str, Any], where: str | None = None, prefix: tuple[str, ...] = ()
+) -> M:
+    """Make a pydantic model from settings of the outside, its errors told as ours.
+
+    Args:
+        model: What they must fit.
+        settings: Keys and values.
+        where: What the user wrote them in.
+        prefix: Keys above these, for the message.
+
+    Raises:
+        ConfigError: Every unknown key, with the nearest known ones, and every wrong value.
+    """
+    try:
+        return model.model_validate(settings)
+    except ValidationError as error:
+        problems = [_explain(e, model, prefix) for e in error.errors()]
+        fixes = dict.fromkeys(fix for _, fix in problems if fix)
+        raise ConfigError("; ".join(text for text, _ in problems), where=where, fix=" ".join(fixes)) from error
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -233,7 +256,7 @@ def model_options(config: Config) -> BaseModel:
     Raises:
         ConfigError: There is no such model, or an option is unknown or out of range.
     """
-    return _validate(_options_class(config), dict(config.model.model_extra or {}), None, ("model",))
+    return check_settings(_options_class(config), dict(config.model.model_extra or {}), None, ("model",))
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, ...]:
@@ -312,15 +335,6 @@ def _override(settings: dict[str, Any], override: str) -> str:
             raise ConfigError(f"{parent} has no keys of its own", where=f"--set {override}", fix="Check the dots.")
     place[last] = _parse(value, f"--set {key}")
     return key
-
-
-def _validate(model: type[M], settings: Mapping[str, Any], where: str | None, prefix: tuple[str, ...]) -> M:
-    try:
-        return model.model_validate(settings)
-    except ValidationError as error:
-        problems = [_explain(e, model, prefix) for e in error.errors()]
-        fixes = dict.fromkeys(fix for _, fix in problems if fix)
-        raise ConfigError("; ".join(text for text, _ in problems), where=where, fix=" ".join(fixes)) from error
 
 
 def _explain(error: Any, model: type[BaseModel], prefix: tuple[str, ...]) -> tuple[str, str]:

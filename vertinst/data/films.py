@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import cv2
 import numpy as np
@@ -25,6 +25,8 @@ from vertinst.structures import rle
 from vertinst.structures.dataset import Dataset, ImageRecord
 
 __all__ = ["Batch", "EpochSampler", "FilmDataset", "Sample", "check_films", "collate"]
+
+Grey = TypeVar("Grey", np.float32, np.uint8)
 
 Sample: TypeAlias = tuple[Tensor, dict[str, Tensor], str]
 """Film (3, H, W) float32 0..1, its target, its file name."""
@@ -178,7 +180,8 @@ def _reduced_size(image_size: tuple[int, int], longest_side_px: int) -> tuple[in
     return max(1, round(image_size[0] * scale)), max(1, round(image_size[1] * scale))
 
 
-def _resize(pixels: npt.NDArray[np.float32 | np.uint8], size: tuple[int, int]) -> npt.NDArray[np.float32 | np.uint8]:
+def _resize(pixels: npt.NDArray[Grey], size: tuple[int, int]) -> npt.NDArray[Grey]:
     if pixels.shape == size:
         return pixels
-    return cv2.resize(pixels, (size[1], size[0]), interpolation=cv2.INTER_AREA)
+    resized: npt.NDArray[Any] = cv2.resize(pixels, (size[1], size[0]), interpolation=cv2.INTER_AREA)
+    return resized.astype(pixels.dtype, copy=False)

@@ -9,7 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from vertinst.errors import DataError
 from vertinst.structures.rle import MAX_PIXELS
@@ -158,8 +159,6 @@ def _decode(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
     """Stored pixels, (H, W) or (H, W, 3) RGB, uint8 or uint16, not yet turned upright."""
     try:
         with Image.open(path) as image:
-            # Broken films must be refused, not filled up with grey.
-            ImageFile.LOAD_TRUNCATED_IMAGES = False
             if image.mode in ("L", "LA", "1", "P", "PA", "I;16", "I;16B", "I;16L", "I", "F"):
                 return _grey(image, path)
             if image.mode in ("RGB", "RGBA", "RGBX") and image.format in ("PNG", "TIFF"):
@@ -177,7 +176,7 @@ def _grey(image: Image.Image, path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
     if image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.uint16)
         # Pillow turns a TIFF whose 0 is white around for 8 bits only.
-        inverted = image.format == "TIFF" and image.tag_v2.get(TIFF_PHOTOMETRIC) == 0
+        inverted = isinstance(image, TiffImageFile) and image.tag_v2.get(TIFF_PHOTOMETRIC) == 0
         return 65535 - values if inverted else values
     if image.mode in ("I", "F"):
         values = np.asarray(image)

@@ -31,7 +31,7 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
         ConfigError: `wanted` is none of the three.
     """
     if wanted == "auto":
-        return explain_precision(device)[0]
+        return _look(device)[0]
     if wanted == "32":
         return "32"
     if wanted == "bf16":
@@ -39,8 +39,12 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
     raise ConfigError(f"precision must be auto, 32 or bf16, got {wanted!r}", fix="Choose one of the three.")
 
 
-def explain_precision(device: torch.device) -> tuple[Precision, str]:
-    """What `auto` means on a device, and why, in words for the user."""
+def explain_precision(device: torch.device) -> str:
+    """Why `auto` means what it means on a device, in words for the user."""
+    return _look(device)[1]
+
+
+def _look(device: torch.device) -> tuple[Precision, str]:
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         if major >= AMPERE:
@@ -89,5 +93,5 @@ def choose_device(wanted: str = "auto") -> torch.device:
 
 def to_channels_last(model: nn.Module) -> nn.Module:
     """Lay out the convolutions' weights as their fastest kernels read them; results stay the same up to rounding."""
-    converted: nn.Module = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    converted: nn.Module = model.to(memory_format=torch.channels_last)
     return converted

@@ -108,7 +108,7 @@ def train(
     data = fingerprint(train_set)
     last = folder.open(config, data, resume=resume, overwrite=overwrite)
     with _reproducible(config):
-        longest = config.data.longest_side_px or getattr(options, "image_size", DEFAULT_LONGEST_SIDE_PX)
+        longest = config.data.longest_side_px or int(getattr(options, "image_size", DEFAULT_LONGEST_SIDE_PX))
         films = FilmDataset(
             train_set,
             images,

@@ -89,3 +89,20 @@ def test_options_reach_the_spine(tmp_path, dataset):
 def test_faults(tmp_path, dataset, content, message):
     with pytest.raises(DataError, match=message):
         read(tmp_path, content, dataset)
+
+
+def test_ids_of_a_strangers_file(tmp_path, dataset):
+    gt = tmp_path / "gt.json"
+    content = {
+        "images": [{"id": "x", "file_name": "b.png"}, {"id": 0, "file_name": "a.png"}],
+        "categories": [{"id": 40, "name": "cage"}, {"id": 0, "name": "lumbar"}],
+    }
+    gt.write_text(json.dumps(content))
+    spines = read(tmp_path, [entry(image_id=0, category_id=0), entry(image_id="x", category_id=40)], dataset, gt=gt)
+    assert spines["a.png"].vertebrae[0].category == "lumbar"
+    assert spines["b.png"].implants[0].category == "cage"
+    with pytest.raises(DataError, match="category_id must be one of 40 cage, 0 lumbar, got 1"):
+        read(tmp_path, [entry(image_id=0)], dataset, gt=gt)
+    gt.write_text("[]")
+    with pytest.raises(DataError, match="must be the COCO file of the annotated films"):
+        read(tmp_path, [], dataset, gt=gt)

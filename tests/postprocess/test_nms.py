@@ -56,6 +56,14 @@ def test_implants_lie_on_bone_and_on_each_other():
     assert suppress(instances([(box, c, 0.9) for c in (1, 3, 4, 5)]), CLASSES).kept == [0, 1, 2, 3]
 
 
+def test_left_and_right_metal_on_a_lateral_film_are_two():
+    overlapping = instances([((0, 0, 10, 10), 4, 0.9), ((0, 0, 10, 8), 4, 0.8)])
+    same = instances([((0, 0, 10, 10), 4, 0.9), ((0, 0, 10, 9), 4, 0.8)])
+    assert suppress(overlapping, CLASSES).kept == [0, 1]
+    assert suppress(same, CLASSES).kept == [0]
+    assert suppress(overlapping, CLASSES, implant_iou_threshold=0.79).kept == [0]
+
+
 def test_lumbar_and_sacral_are_one_bone_only_where_they_coincide():
     same = instances([((0, 0, 10, 10), 1, 0.7), ((0, 0, 10, 9), 2, 0.9)])
     inside = instances([((0, 0, 10, 10), 1, 0.7), ((0, 0, 10, 6), 2, 0.9)])
@@ -112,7 +120,8 @@ def slow_suppress(found):
             shared = (a & b).sum()
             iou, smaller = shared / (a | b).sum(), shared / min(a.sum(), b.sum())
             ids = {int(found.category_ids[index]), int(found.category_ids[other])}
-            if (len(ids) == 1 and (iou > 0.5 or smaller > 0.85)) or (ids == {1, 2} and iou > 0.7):
+            doubled = len(ids) == 1 and (iou > 0.5 or smaller > 0.85)
+            if (ids == {3} and iou > 0.8) or (ids <= {1, 2} and (doubled or iou > 0.7)):
                 break
         else:
             kept.append(index)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,14 +24,17 @@ def spines_from_coco_results(
     *,
     options: SpineOptions = SpineOptions(),  # noqa: B008 - frozen
     anchor: Anchor | None = None,
+    gt: Path | None = None,
 ) -> Mapping[str, Spine]:
     """Read a COCO results file: `[{"image_id", "category_id", "segmentation", "score", "bbox"?}, ...]`.
 
     Args:
         path: The JSON file. `bbox` (xywh px) may be absent: then it is the mask's.
-        dataset: The annotated films; image ids and category ids (from 1, in the order of its categories) are its own.
+        dataset: The annotated films.
         options: How instances become spines.
         anchor: What the user says about the levels, if anything.
+        gt: The COCO annotation file from which the data set was read: ids are then those of this file, whatever they
+            are. Without it they are those of the data set: categories from 1 in their order.
 
     Returns:
         One spine for every film of the data set by file name; a film without results has an empty one.
@@ -46,40 +49,72 @@ def spines_from_coco_results(
             where=path,
             fix="Give the file of results (a list of detections), not one of annotations.",
         )
-    images = {image.image_id: image for image in dataset.images}
-    by_image: dict[int, list[tuple[Rle, int, float, Any]]] = {image_id: [] for image_id in images}
+    ids = _ids_of_dataset(dataset) if gt is None else _ids_of_file(gt, dataset)
+    found: dict[str, list[_Detection]] = {image.file_name: [] for image in dataset.images}
     for number, entry in enumerate(entries):
         where = f"{path.name}, entry {number}"
-        image = _image(entry, images, where)
-        by_image[image.image_id].append(_read_entry(entry, image, dataset, where))
+        image = _image(entry, ids, where)
+        found[image.file_name].append(_read_entry(entry, image, ids, where))
     return {
         image.file_name: build_spine(
-            _instances(image, by_image[image.image_id]), dataset.categories, options=options, anchor=anchor
+            _instances(image, found[image.file_name]), dataset.categories, options=options, anchor=anchor
         )
         for image in dataset.images
     }
 
 
-def _image(entry: Any, images: Mapping[int, ImageRecord], where: str) -> ImageRecord:
+class _Detection(NamedTuple):
+    mask: Rle
+    category_id: int
+    score: float
+    box_xyxy: list[float]
+
+
+class _Ids(NamedTuple):
+    """What the ids in the results mean: films, and (category id in the data set, name)."""
+
+    images: dict[Any, ImageRecord]
+    categories: dict[Any, tuple[int, str]]
+
+
+def _ids_of_dataset(dataset: Dataset) -> _Ids:
+    categories: dict[Any, tuple[int, str]] = {n: (n, name) for n, name in enumerate(dataset.categories, start=1)}
+    return _Ids({image.image_id: image for image in dataset.images}, categories)
+
+
+def _ids_of_file(gt: Path, dataset: Dataset) -> _Ids:
+    content = files.read_json(gt)
+    records = {image.file_name: image for image in dataset.images}
+    try:
+        images = {raw["id"]: records[raw["file_name"]] for raw in content["images"]}
+        names = {raw["id"]: raw["name"] for raw in content["categories"]}
+        return _Ids(images, {key: (dataset.category_id(name), name) for key, name in names.items()})
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            "must be the COCO file of the annotated films", where=gt, fix="Give the file that the data set is from."
+        ) from error
+
+
+def _image(entry: Any, ids: _Ids, where: str) -> ImageRecord:
     needed = {"image_id", "category_id", "segmentation", "score"}
     if not isinstance(entry, dict) or not needed <= entry.keys():
         raise DataError(
             f"must be an object with {', '.join(sorted(needed))}", where=where, fix="Write the results with masks."
         )
     image_id = entry["image_id"]
-    if not isinstance(image_id, int) or image_id not in images:
+    if not isinstance(image_id, int | str) or image_id not in ids.images:
         raise DataError(
             f"image_id must be one of the annotated films', got {image_id!r}",
             where=where,
             fix="Score against the annotation file whose images were predicted.",
         )
-    return images[image_id]
+    return ids.images[image_id]
 
 
-def _read_entry(entry: dict[str, Any], image: ImageRecord, dataset: Dataset, where: str) -> tuple[Rle, int, float, Any]:
+def _read_entry(entry: dict[str, Any], image: ImageRecord, ids: _Ids, where: str) -> _Detection:
     category_id, score = entry["category_id"], entry["score"]
-    if not isinstance(category_id, int) or not 1 <= category_id <= len(dataset.categories):
-        known = ", ".join(f"{n} {name}" for n, name in enumerate(dataset.categories, start=1))
+    if not isinstance(category_id, int | str) or category_id not in ids.categories:
+        known = ", ".join(f"{key} {name}" for key, (_, name) in ids.categories.items())
         raise DataError(
             f"category_id must be one of {known}, got {category_id!r}",
             where=where,
@@ -92,7 +127,8 @@ def _read_entry(entry: dict[str, Any], image: ImageRecord, dataset: Dataset, whe
     except (DataError, TypeError, ValueError) as error:
         message = error.message if isinstance(error, DataError) else "segmentation must be polygons or an RLE"
         raise DataError(message, where=where, fix="Write the masks at the size of the film.") from error
-    return mask, category_id, float(score), _box_xyxy(entry.get("bbox"), mask, where)
+    box = _box_xyxy(entry.get("bbox"), mask, where)
+    return _Detection(mask, ids.categories[category_id][0], float(score), box)
 
 
 def _box_xyxy(bbox: Any, mask: Rle, where: str) -> list[float]:
@@ -105,11 +141,11 @@ def _box_xyxy(bbox: Any, mask: Rle, where: str) -> list[float]:
     return [x, y, x + width, y + height]
 
 
-def _instances(image: ImageRecord, found: list[tuple[Rle, int, float, Any]]) -> Instances:
+def _instances(image: ImageRecord, found: Sequence[_Detection]) -> Instances:
     return Instances(
         image.image_size,
-        np.array([box for _, _, _, box in found], dtype=np.float32).reshape(-1, 4),
-        tuple(mask for mask, _, _, _ in found),
-        np.array([category_id for _, category_id, _, _ in found], dtype=np.int64),
-        np.array([score for _, _, score, _ in found], dtype=np.float32),
+        np.array([detection.box_xyxy for detection in found], dtype=np.float32).reshape(-1, 4),
+        tuple(detection.mask for detection in found),
+        np.array([detection.category_id for detection in found], dtype=np.int64),
+        np.array([detection.score for detection in found], dtype=np.float32),
     )

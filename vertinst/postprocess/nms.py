@@ -49,49 +49,62 @@ def suppress(
     iou_threshold: float = 0.5,
     smaller_threshold: float = 0.85,
     bone_iou_threshold: float = 0.7,
+    implant_iou_threshold: float = 0.8,
 ) -> Suppression:
     """Keep the better of two instances that show one object.
 
     From the best score down, an instance is removed when one already kept overlaps it too much. Removed ones remove
     nothing, so there are no chains. Compared are instances of one class, and a lumbar with a sacral one, which are the
-    same bone only where they nearly coincide. Everything else may overlap: metal lies on bone.
+    same bone only where they nearly coincide. Everything else may overlap: metal lies on bone. On lateral films the
+    left screw or rod lies over the right one, so metal of one class has a threshold of its own: of the annotated
+    pairs of phantoms, 89 of 109 screws share an IoU above 0.5, 11 above 0.8.
 
     Args:
         instances: N of them, possibly none, in any order.
         categories: Names, in the order of the ids from 1.
-        iou_threshold: 0..1; within a class, a mask IoU above it removes. At equality both stay.
-        smaller_threshold: 0..1; within a class, an intersection over the smaller area above it removes. Outlines of
-            whole neighbouring vertebrae share up to 0.67 of the smaller where the film cuts one of them.
+        iou_threshold: 0..1; within a class of bone, a mask IoU above it removes. At equality both stay.
+        smaller_threshold: 0..1; within a class of bone, an intersection over the smaller area above it removes.
+            Outlines of whole neighbouring vertebrae share up to 0.67 of the smaller where the film cuts one of them.
         bone_iou_threshold: 0..1; between lumbar and sacral, a mask IoU above it removes.
+        implant_iou_threshold: 0..1; within any other class, a mask IoU above it removes.
     """
-    areas = np.array([rle.area(mask) for mask in instances.masks], dtype=np.float64)
-    # Of the masks, not of the detections: those may be anything.
+    # Boxes of the masks, not of the detections: those may be anything.
     boxes = np.array([rle.box_xyxy(mask) for mask in instances.masks], dtype=np.float32).reshape(-1, 4)
     names = [categories[i - 1] for i in instances.category_ids]
+
+    def failed(index: int, rival: int, iou: float) -> tuple[str, float, float] | None:
+        if names[index] not in BONE:
+            tests = [("iou", iou, implant_iou_threshold)]
+        elif names[index] != names[rival]:
+            tests = [("iou", iou, bone_iou_threshold)]
+        else:
+            smaller = _over_smaller(iou, rle.area(instances.masks[index]), rle.area(instances.masks[rival]))
+            tests = [("iou", iou, iou_threshold), ("intersection_over_smaller", smaller, smaller_threshold)]
+        return next((test for test in tests if test[1] > test[2]), None)
+
     kept: list[int] = []
     log: list[dict[str, Any]] = []
     for index in rank(instances):
         rivals = [k for k in kept if _comparable(names[index], names[k])]
         rivals = [rivals[i] for i in np.flatnonzero(_boxes_meet(boxes[index], boxes[rivals]))]
-        iou = rle.iou([instances.masks[index]], [instances.masks[k] for k in rivals])[0]
-        for rival, overlap in zip(rivals, iou, strict=True):
-            same = names[index] == names[rival]
-            shared = overlap / (1 + overlap) * (areas[index] + areas[rival])
-            tests = [("iou", overlap, iou_threshold if same else bone_iou_threshold)]
-            if same:
-                smaller = max(min(areas[index], areas[rival]), 1)
-                tests.append(("intersection_over_smaller", np.rint(shared) / smaller, smaller_threshold))
-            failed = next((t for t in tests if t[1] > t[2]), None)
-            if failed:
-                log.append(_event(instances, names, index, rival, failed))
-                break
-        else:
+        overlaps = rle.iou([instances.masks[index]], [instances.masks[k] for k in rivals])[0]
+        failures = ((k, failed(index, k, iou)) for k, iou in zip(rivals, overlaps, strict=True))
+        first = next(((k, failure) for k, failure in failures if failure), None)
+        if first is None:
             kept.append(index)
+        else:
+            log.append(_event(instances, names, index, *first))
     return Suppression(kept, log)
 
 
 def _comparable(first: str, second: str) -> bool:
     return first == second or (first in BONE and second in BONE)
+
+
+def _over_smaller(iou: float, area: float, other: float) -> float:
+    """Intersection over the smaller area; the intersection follows from the IoU and is a whole number."""
+    shared = round(float(iou / (1 + iou) * (area + other)))
+    return shared / max(min(area, other), 1)
 
 
 def _boxes_meet(box: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:

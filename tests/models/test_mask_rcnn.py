@@ -112,7 +112,7 @@ def test_loss_weights_scale_their_losses(draw: Callable) -> None:
     scaled = with_weights(rpn_loss_weight=2.0, class_loss_weight=3.0, box_loss_weight=4.0, mask_loss_weight=0.0)
     factors = {"loss_classifier": 3, "loss_box_reg": 4, "loss_mask": 0, "loss_objectness": 2, "loss_rpn_box_reg": 2}
     for name, factor in factors.items():
-        assert float(scaled[name]) == pytest.approx(factor * float(plain[name]), rel=1e-4)
+        assert scaled[name].item() == pytest.approx(factor * plain[name].item(), rel=1e-4)
 
 
 def test_anchors_follow_image_size_and_are_wider_than_high() -> None:

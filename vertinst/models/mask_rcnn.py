@@ -39,7 +39,7 @@ class Options(BaseModel, extra="forbid"):
         image_size: Longest side of the film inside the network, px; the aspect is kept.
         channels: Width of the feature pyramid, the region proposal network and the mask head.
         anchor_sizes: Side of the square anchor on P2..P6, as a fraction of `image_size`.
-        aspect_ratios: Width over height. 3/2 is a vertebra in a lateral film; 1/3 and 3 serve rods and screws.
+        aspect_ratios: Width over height. The outer ones serve rods and screws.
         rpn_proposals_train: Proposals kept per level before and per film after NMS, in training.
         rpn_proposals_test: The same in evaluation.
         rpn_nms_iou_threshold: Proposals that overlap a better one by more than this IoU are dropped.
@@ -63,7 +63,7 @@ class Options(BaseModel, extra="forbid"):
     image_size: int = Field(800, ge=64, le=4096)
     channels: int = Field(256, ge=8, le=1024)
     anchor_sizes: tuple[Positive, Positive, Positive, Positive, Positive] = (0.03, 0.06, 0.12, 0.24, 0.48)
-    aspect_ratios: tuple[Positive, ...] = Field((1 / 3, 2 / 3, 3 / 2, 3.0), min_length=1)
+    aspect_ratios: tuple[Positive, ...] = Field((0.35, 1.0, 2.5), min_length=1)
     rpn_proposals_train: int = Field(1000, ge=1)
     rpn_proposals_test: int = Field(1000, ge=1)
     rpn_nms_iou_threshold: Fraction = 0.7

@@ -50,9 +50,10 @@ class Options(BaseModel, extra="forbid"):
         prototypes: Number of prototype masks.
         prototype_convs: 3x3 convolutions before the prototypes are doubled in size.
         head_convs: 3x3 convolutions that class, box and coefficients share.
-        anchor_sizes: Side of the square anchor on P3..P7, as a fraction of `image_size`.
+        anchor_sizes: Side of the square anchor on P3..P7, as a fraction of `image_size`. A vertebra (0.1 to 0.15) so
+            falls on P3, whose fine grid gives it several anchors; the paper's (0.044, 0.087, ...) would put it on P4.
         anchor_scales: Factors on the sides. Two an octave: vertebrae of a film differ less than an octave.
-        aspect_ratios: Width over height. 3/2 is a vertebra in a lateral film; 1/3 and 3 serve rods and screws.
+        aspect_ratios: Width over height. The outer ones serve rods and screws.
         positive_iou: An anchor with at least this IoU with a truth is trained as that truth.
         negative_iou: An anchor with less IoU than this with any truth is trained as background.
         negatives_per_positive: Hardest background anchors per positive one.
@@ -75,9 +76,9 @@ class Options(BaseModel, extra="forbid"):
     prototypes: int = Field(32, ge=1, le=256)
     prototype_convs: int = Field(3, ge=0, le=8)
     head_convs: int = Field(1, ge=0, le=8)
-    anchor_sizes: tuple[Positive, Positive, Positive, Positive, Positive] = (0.044, 0.087, 0.175, 0.35, 0.7)
+    anchor_sizes: tuple[Positive, Positive, Positive, Positive, Positive] = (0.07, 0.14, 0.28, 0.56, 1.0)
     anchor_scales: tuple[Positive, ...] = Field((1.0, math.sqrt(2.0)), min_length=1)
-    aspect_ratios: tuple[Positive, ...] = Field((1 / 3, 2 / 3, 3 / 2, 3.0), min_length=1)
+    aspect_ratios: tuple[Positive, ...] = Field((0.35, 1.0, 2.5), min_length=1)
     positive_iou: Fraction = 0.5
     negative_iou: Fraction = 0.4
     negatives_per_positive: Positive = 3.0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vertinst.errors import DataError
+from vertinst.progress import Progress, silent, track
 from vertinst.structures import rle as rle_masks
 from vertinst.structures.dataset import CLASSES, Annotation, Dataset, ImageRecord
 from vertinst.structures.rle import Rle
@@ -22,6 +23,8 @@ from ._via_shapes import RegionFault, negative_size, rasterise, trace
 
 __all__ = ["Skip", "read", "read_class_map"]
 
+_POINTS = ("all_points_x", "all_points_y")
+
 
 def read(
     paths: Sequence[Path],
@@ -29,6 +32,7 @@ def read(
     *,
     class_attribute: str | None = None,
     class_map: Mapping[str, str | None] | None = None,
+    progress: Progress = silent,
 ) -> tuple[Dataset, tuple[Skip, ...]]:
     """Read VIA files as one data set.
 
@@ -44,6 +48,7 @@ def read(
         images: Folder that holds the films.
         class_attribute: Region attribute that holds the class; None finds it if only one fits (`choose_classes`).
         class_map: The user's names -> classes or None to skip (`read_class_map`); known aliases need none.
+        progress: Told after each film.
 
     Returns:
         The data set, and everything that was skipped or repaired, in the order of the files. Its categories are the
@@ -67,7 +72,9 @@ def read(
         )
     classes = choose_classes(entries, class_attribute, class_map)
     records = []
-    for number, (file_name, group) in enumerate(_by_film(entries, FilmFolder(images)).items(), start=1):
+    films = _by_film(entries, FilmFolder(images))
+    steps = track(films.items(), len(films), "reading annotations", progress)
+    for number, (file_name, group) in enumerate(steps, start=1):
         records.append(_record(number, file_name, group, film_size(images / file_name), classes, skips))
     return Dataset(_categories(records), tuple(records)), tuple(skips)
 
@@ -141,7 +148,9 @@ def _part(
         repairs = ("rectangle of negative size: taken as drawn from its other corner", *repairs)
     skips += [Skip(entry.file, entry.name, region.number, reason, repaired=True) for reason in repairs]
     attributes = _levelled(region.attributes, level, entry.options)
-    outline = tidy(region.shape)
+    # Of a traced polygon the two long lists are known to hold finite numbers.
+    traced = _POINTS if region.shape["name"] == "polygon" else ()
+    outline = {tidy(key): value if key in traced else tidy(value) for key, value in region.shape.items()}
     ignore = truth(region.attributes, "ignore", entry.options)
     annotation = Annotation(category, mask, (outline,), attributes, ignore=ignore)
     instance = ", ".join(texts[-1] for texts in ticked(region.attributes, "instance", entry.options))

@@ -492,3 +492,11 @@ def test_paths_may_be_relative(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dataset, _ = via.read([Path("via.json")], Path("films"))
     assert dataset.counts()["rod"] == 1
+
+
+def test_progress_counts_films(tmp_path):
+    steps = []
+    path = export(tmp_path, entry([]), entry([], "b.png"))
+    film(tmp_path, "b.png")
+    via.read([path], film(tmp_path), progress=lambda done, total, text: steps.append((done, total)))
+    assert steps == [(0, 2), (1, 2), (2, 2)]

@@ -61,7 +61,7 @@ def draw(pixels: npt.NDArray[np.float32], spine: Spine, *, truth: Instances | No
         _fill(image, implant.mask, IMPLANT_COLOURS.get(implant.category, _OTHER_IMPLANT), 0.4, unit)
     for mask in () if truth is None else truth.masks:
         _dashes(image, mask, unit)
-    taken = _write_flags(image, spine, max(9, round(8 * unit)))
+    taken = _write_flags(image, spine, max(9, round(9 * unit)))
     for vertebra in spine.vertebrae:
         taken.append(_write_level(image, vertebra.level, vertebra.mask, taken, max(11, round(17 * unit))))
     return image

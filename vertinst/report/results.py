@@ -1,0 +1,212 @@
+"""The results folder: what prediction writes for every film, and how the other steps read it back.
+
+`<film>.json` is the labelled JSON, `overlays/<film>.png` the picture for people, `masks/<film>.png` the label map,
+`masks/<film>_bone.png` all bone in 255, and `films/<film>.jpg` a small copy of the film as the network saw it, which
+makes the folder enough for a report. `<film>` is the film's name without its suffix, sub-folders kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from vertinst.errors import DataError, VertinstError
+from vertinst.files import inside, write_bytes
+from vertinst.postprocess.merge import label_map, merged_mask
+from vertinst.report import labelled, overlay
+from vertinst.structures import Spine, rle
+
+__all__ = [
+    "METRICS_NAME",
+    "FilmPaths",
+    "FilmResult",
+    "film_paths",
+    "has_results",
+    "read_films",
+    "read_folder",
+    "write_film",
+]
+
+METRICS_NAME = "metrics.json"
+PREVIEW_PX = 1200
+"""Longer side of the small copy of a film, px at most."""
+
+
+class FilmPaths(NamedTuple):
+    """Where the results of one film lie.
+
+    Attributes:
+        labelled: Labelled JSON.
+        overlay: PNG, RGB, of the film's size.
+        label_map: PNG, 8 or 16 bits: k is the k-th vertebra from the sacrum up, after them the implants.
+        bone: PNG, 0 or 255.
+        film: JPEG of the film, at most `PREVIEW_PX` px on its longer side.
+    """
+
+    labelled: Path
+    overlay: Path
+    label_map: Path
+    bone: Path
+    film: Path
+
+
+class FilmResult(NamedTuple):
+    """A labelled JSON as read from a results folder.
+
+    Attributes:
+        path: The file.
+        file_name: The film's, checked to lie inside of any folder that it is joined to.
+        spine: What was found.
+        provenance: How it was made.
+    """
+
+    path: Path
+    file_name: str
+    spine: Spine
+    provenance: dict[str, Any]
+
+
+def film_paths(folder: Path, file_name: str) -> FilmPaths:
+    r"""Where the results of a film lie in a results folder; nothing is made.
+
+    Args:
+        folder: The results folder.
+        file_name: The film's, possibly from a stranger's file; `/` or `\\` between folders.
+
+    Raises:
+        DataError: The name leads outside of the folder, is empty, or is that of the metrics.
+    """
+    name = PurePosixPath(file_name.replace("\\", "/"))
+    if not name.stem:
+        raise DataError(f"file name must name a film, got {file_name!r}", fix="Correct the name in the file.")
+    stem = name.with_suffix("").as_posix()
+    if f"{stem}.json" == METRICS_NAME:
+        raise DataError(
+            f"a film must not be called {PurePosixPath(METRICS_NAME).stem}", where=file_name, fix="Rename the film."
+        )
+    return FilmPaths(
+        inside(folder, f"{stem}.json"),
+        inside(folder, f"overlays/{stem}.png"),
+        inside(folder, f"masks/{stem}.png"),
+        inside(folder, f"masks/{stem}_bone.png"),
+        inside(folder, f"films/{stem}.jpg"),
+    )
+
+
+def write_film(
+    folder: Path, file_name: str, pixels: npt.NDArray[np.float32], spine: Spine, provenance: Mapping[str, Any]
+) -> None:
+    """Write everything about one film: labelled JSON, overlay, label map, bone mask, small copy.
+
+    Args:
+        folder: The results folder; made if missing. A film of the same name is replaced.
+        file_name: The film's, relative to the folder of films.
+        pixels: (H, W) float in 0..1, as `read_film` gives it.
+        spine: What was found on it.
+        provenance: How it was made, JSON-ready.
+
+    Raises:
+        DataError: The name leads outside of the folder, another film of this folder has the same outputs
+            (`a.png` and `a.jpg`), or film and spine differ in size.
+        VertinstError: A file cannot be written.
+    """
+    paths = film_paths(folder, file_name)
+    drawn = overlay.draw(pixels, spine)
+    _refuse_shared_outputs(paths, file_name)
+    labelled.write(spine, paths.labelled, file_name=file_name, provenance=provenance)
+    _write_image(paths.overlay, drawn[:, :, ::-1])
+    _write_image(paths.label_map, label_map(spine))
+    _write_image(paths.bone, rle.decode(merged_mask(spine)).astype(np.uint8) * 255)
+    _write_image(paths.film, _preview(pixels))
+
+
+def _refuse_shared_outputs(paths: FilmPaths, file_name: str) -> None:
+    if paths.labelled.exists():
+        shared = labelled.read(paths.labelled)[0] != file_name
+    else:
+        # The labelled JSON is written first: other outputs without it belong to another film.
+        shared = any(path.exists() for path in paths)
+    if shared:
+        raise DataError(
+            f"two films must not share an output, got one for {paths.labelled.stem!r} already",
+            where=file_name,
+            fix="Rename one of them, or predict them into different folders.",
+        )
+
+
+def _preview(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    factor = min(1.0, PREVIEW_PX / max(pixels.shape))
+    height, width = (max(1, round(side * factor)) for side in pixels.shape)
+    small = cv2.resize(np.clip(pixels, 0, 1), (width, height), interpolation=cv2.INTER_AREA)
+    return np.rint(small * 255).astype(np.uint8)
+
+
+def _write_image(path: Path, image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> None:
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 88] if path.suffix == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 4]
+    good, content = cv2.imencode(path.suffix, np.ascontiguousarray(image), quality)
+    if not good:
+        raise VertinstError("could not be encoded as an image", where=path, fix="Report this with the film's size.")
+    write_bytes(path, content.tobytes())
+
+
+def has_results(folder: Path, *, deep: bool = True) -> bool:
+    """Whether a folder holds at least one labelled JSON.
+
+    Args:
+        folder: It need not exist.
+        deep: Whether its sub-folders count.
+    """
+    files = _json_files(folder) if deep else [p for p in _json_files(folder) if p.parent == folder]
+    return any(_looks_labelled(path) for path in files)
+
+
+def _looks_labelled(path: Path) -> bool:
+    # Read in full only later: a COCO file of a gigabyte beside them must not be parsed to be told apart.
+    with path.open("rb") as file:
+        start = file.read(300)
+    return b'"schema_version"' in start and labelled.DISCLAIMER.encode() in start
+
+
+def _json_files(folder: Path) -> list[Path]:
+    names = (METRICS_NAME, "labelled.schema.json")
+    found = folder.rglob("*.json") if folder.is_dir() else ()
+    return sorted(p for p in found if p.is_file() and p.name not in names and not p.name.startswith("."))
+
+
+def read_films(folder: Path) -> list[FilmResult]:
+    """Read every labelled JSON of a results folder, in the order of the film names.
+
+    Every JSON file in it and its sub-folders counts as one, except `metrics.json` and a copy of the schema: what is
+    broken or foreign is an error and not left out in silence.
+
+    Raises:
+        DataError: There is no labelled JSON, one is not as it should be, or two are of the same film.
+    """
+    films: dict[str, FilmResult] = {}
+    for path in _json_files(folder):
+        file_name, spine, provenance = labelled.read(path)
+        film_paths(folder, file_name)
+        if file_name in films:
+            raise DataError(
+                f"a film must occur once, got {file_name!r} in {films[file_name].path.name} and here as well",
+                where=path,
+                fix="Remove one of the two.",
+            )
+        films[file_name] = FilmResult(path, file_name, spine, provenance)
+    if not films:
+        raise DataError(
+            "must be a folder with labelled JSON files, got none",
+            where=folder,
+            fix="Make them with `vertinst predict --weights RUN FILMS --out DIR`.",
+        )
+    return [films[name] for name in sorted(films)]
+
+
+def read_folder(folder: Path) -> dict[str, Spine]:
+    """Spines of a results folder by film name; see `read_films`."""
+    return {film.file_name: film.spine for film in read_films(folder)}

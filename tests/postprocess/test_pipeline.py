@@ -81,7 +81,7 @@ def test_candidates_never_remove_what_is_kept():
     assert not spine.candidates
 
 
-@pytest.mark.parametrize("box", [(0, 40, 20, 50), (20, 1, 30, 9), (45, 40, 59, 50), (20, 90, 30, 100)])
+@pytest.mark.parametrize("box", [(0, 40, 20, 50), (1, 40, 20, 50), (20, 1, 30, 9), (45, 40, 59, 50), (20, 90, 30, 100)])
 def test_border(box):
     spine = build_spine(found([(box, "lumbar", 0.9)]), CLASSES)
     assert spine.vertebrae[0].flags == ("touches_border",)

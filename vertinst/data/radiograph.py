@@ -135,7 +135,9 @@ def _inspect(path: Path) -> tuple[int, int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+            # A PNG without EXIF before its pixels would be decoded to the end in search of it.
+            searched = image.format != "PNG" or "exif" in image.info
+            orientation = image.getexif().get(EXIF_ORIENTATION, 1) if searched else 1
     except Image.DecompressionBombError as error:
         raise _too_large(path) from error
     except FileNotFoundError as error:

@@ -76,6 +76,9 @@ class RunFolder:
             raise ConfigError(
                 "there is no run to resume", where=self.path, fix="Check --out, or leave --resume away to start one."
             )
+        for leftover in self.path.glob(".*.part*"):
+            # What a killed process was writing.
+            leftover.unlink()
         last = checkpoints.read(self.last, state=True) if self.last.is_file() else None
         self._check(config, data, last)
         save_config(config, self.config)

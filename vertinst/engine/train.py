@@ -233,7 +233,7 @@ class Trainer:
         try:
             losses: dict[str, Tensor] = self.fitted(films, targets)
             total = torch.stack(list(losses.values())).sum()
-            values = {"loss": float(total), **{name: float(value) for name, value in losses.items()}}
+            values = {name: float(value.detach()) for name, value in {"loss": total, **losses}.items()}
             _check_finite(values, names)
             self.optimizer.zero_grad()
             self.fabric.backward(total)

@@ -1,0 +1,111 @@
+"""Random changes: film and masks together, boxes from masks, the same seed the same change."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vertinst.config import AugmentConfig
+from vertinst.data.transforms import augment, build_augment, mask_boxes
+
+OFF = {name: 0 for name in AugmentConfig.model_fields}
+
+
+def drawn(count: int = 3) -> tuple[Tensor, Tensor]:
+    """A dark film with bright ellipses, and their masks."""
+    masks = np.zeros((count, 80, 64), dtype=np.uint8)
+    for index, mask in enumerate(masks):
+        cv2.ellipse(mask, (24 + 4 * index, 18 + 22 * index), (12, 7), 0, 0, 360, 1, -1)
+    film = masks.max(axis=0) * 0.8 if count else np.zeros((80, 64))
+    return torch.from_numpy(film.astype(np.float32))[None], torch.from_numpy(masks).bool()
+
+
+def test_everything_off_changes_nothing() -> None:
+    film, masks = drawn()
+    changed, moved, kept = augment(film, masks, build_augment(AugmentConfig(**OFF)), seed=1)
+    assert torch.equal(changed, film)
+    assert torch.equal(moved, masks)
+    assert kept.tolist() == [0, 1, 2]
+
+
+def test_same_seed_same_change_and_torchs_generator_is_left_alone() -> None:
+    film, masks = drawn()
+    transform = build_augment(AugmentConfig())
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = augment(film, masks, transform, seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(7)
+    again = augment(film, masks, transform, seed=3)
+    other = augment(film, masks, transform, seed=4)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
+
+
+def test_flip_mirrors_film_and_masks() -> None:
+    film, masks = drawn()
+    changed, moved, _ = augment(film, masks, build_augment(AugmentConfig(**{**OFF, "flip": 1})), seed=0)
+    assert torch.equal(changed, film.flip(-1))
+    assert torch.equal(moved, masks.flip(-1))
+
+
+@pytest.mark.parametrize("name", ["rotation_deg", "scale", "shift"])
+def test_masks_move_with_the_film(name: str) -> None:
+    film, masks = drawn()
+    value = {"rotation_deg": 20, "scale": 0.3, "shift": 0.1}[name]
+    transform = build_augment(AugmentConfig(**{**OFF, name: value}))
+    moved_at_all = False
+    for seed in range(5):
+        changed, moved, kept = augment(film, masks, transform, seed)
+        bright = changed[0] > 0.4
+        union = moved.any(dim=0)
+        iou = (bright & union).sum() / (bright | union).sum()
+        assert iou > 0.9
+        moved_at_all |= not torch.equal(moved, masks[kept])
+    assert moved_at_all
+
+
+@pytest.mark.parametrize("name", ["gamma", "window", "noise", "blur_px"])
+def test_tone_changes_the_film_alone_and_stays_in_range(name: str) -> None:
+    film, masks = drawn()
+    value = {"gamma": 0.5, "window": 0.2, "noise": 0.1, "blur_px": 2}[name]
+    changed, moved, _ = augment(film, masks, build_augment(AugmentConfig(**{**OFF, name: value})), seed=2)
+    assert not torch.equal(changed, film)
+    assert torch.equal(moved, masks)
+    assert 0 <= changed.min()
+    assert changed.max() <= 1
+    assert torch.isfinite(changed).all()
+
+
+def test_what_leaves_the_film_is_dropped() -> None:
+    film, masks = drawn()
+    seen: set[int] = set()
+    transform = build_augment(AugmentConfig(**{**OFF, "shift": 0.9}))
+    for seed in range(20):
+        _, moved, kept = augment(film, masks, transform, seed)
+        assert len(moved) == len(kept)
+        assert moved.flatten(1).any(1).all()
+        seen.add(len(kept))
+    assert min(seen) < 3
+
+
+def test_a_film_without_instances() -> None:
+    film, masks = drawn(0)
+    changed, moved, kept = augment(film, masks, build_augment(AugmentConfig()), seed=0)
+    assert changed.shape == film.shape
+    assert moved.shape == (0, 80, 64)
+    assert kept.shape == (0,)
+    assert mask_boxes(moved).shape == (0, 4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 20), st.integers(0, 15), st.integers(1, 9), st.integers(1, 9))
+def test_boxes_are_tight_with_exclusive_ends(left: int, top: int, width: int, height: int) -> None:
+    mask = torch.zeros(1, 30, 32, dtype=torch.bool)
+    mask[0, top, left : left + width] = True
+    mask[0, top : top + height, left] = True
+    assert mask_boxes(mask).tolist() == [[left, top, left + width, top + height]]
+    assert mask_boxes(mask).dtype == torch.float32

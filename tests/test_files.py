@@ -21,6 +21,12 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out.json"]
 
 
+def test_an_output_below_a_file_is_refused_with_the_reason(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(VertinstError, match=r"cannot be written: (File exists|Not a directory)"):
+        write_text(tmp_path / "file" / "out.txt", "x")
+
+
 def test_writing_makes_the_parents_and_refuses_what_json_cannot_hold(tmp_path):
     write_text(tmp_path / "a" / "b.txt", "ä")
     assert (tmp_path / "a" / "b.txt").read_bytes() == "ä".encode()
@@ -30,7 +36,12 @@ def test_writing_makes_the_parents_and_refuses_what_json_cannot_hold(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b'{"a": 1,\n]', "not valid JSON \\(line 2"), (b"\xff\xfe\x00", "not valid JSON"), (b"[" * 100_000, "not valid")],
+    [
+        (b'{"a": 1,\n]', "not valid JSON \\(line 2"),
+        (b"\xff\xfe\x00", "not valid JSON"),
+        (b"[" * 100_000, "not valid"),
+        (b"1" * 9999, "not valid"),
+    ],
 )
 def test_broken_json_says_where(tmp_path, content, message):
     path = tmp_path / "broken.json"

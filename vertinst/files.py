@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -40,7 +41,9 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
             f"cannot be written: {reason}", where=path, fix="Free space or choose another output, then run it again."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # Where even the folder could not be made, removing fails too, and must not hide the reason above.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -79,7 +82,8 @@ def read_json(path: Path) -> Any:
         raise DataError(
             f"cannot be read: {error.strerror}", where=path, fix="Check the path and permissions."
         ) from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
+        # ValueError covers bytes that are not UTF-8, text that is not JSON, and numbers of thousands of digits.
         place = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise DataError(
             f"is not valid JSON ({place})", where=path, fix="Export the file again, or repair it at that place."

@@ -112,6 +112,12 @@ def test_a_polygon_as_large_as_a_hostile_file_makes_it_neither_crashes_nor_leaks
     assert rle.area(rle.polygons_to_rle([huge], (10, 10))) == 100
 
 
+def test_an_outline_that_would_take_gigabytes_is_refused():
+    zigzag = np.array([[0.0, 0], [1e5, 1e5]] * 1000)
+    with pytest.raises(DataError, match="outline must be at most 2000000 px long"):
+        rle.polygons_to_rle([zigzag], (10, 10))
+
+
 @given(MASKS)
 def test_coco_forms_are_read_back(mask):
     encoded = rle.encode(mask)
@@ -130,6 +136,7 @@ def test_coco_forms_are_read_back(mask):
         ({"size": [10, 11], "counts": [110]}, r"must have the image's size \[10, 10\]"),
         ({"size": [10, 10], "counts": "zzzz~~~~"}, "damaged"),
         ({"size": [10, 10], "counts": "Y"}, "damaged"),
+        ({"size": [10, 10], "counts": "o" * 1_000_000 + "0"}, "damaged"),
         ("polygon", "must be polygons or an RLE"),
     ],
 )

@@ -42,6 +42,10 @@ __all__ = [
 Rle: TypeAlias = dict[str, Any]
 """COCO's compressed form: `{"size": [height, width], "counts": bytes}`."""
 
+# The rasteriser walks along an outline in steps of a fifth of a pixel and keeps them all: about 200 MB at this length.
+MAX_OUTLINE_PX = 2_000_000.0
+# Six chunks of five bits hold every run that an image of `MAX_PIXELS` can have.
+MAX_SHIFT = 30
 # 20,000 x 20,000: far above any film, far below what would exhaust a workstation as one bool mask.
 MAX_PIXELS = 400_000_000
 
@@ -106,6 +110,8 @@ def runs(rle: Rle) -> npt.NDArray[np.int64]:
         value |= (chunk & 31) << shift
         shift += 5
         if chunk & 32:
+            if shift > MAX_SHIFT:
+                raise DataError("RLE counts are damaged", fix="Write the masks again.")
             continue
         if chunk & 16:
             value -= 1 << shift
@@ -167,7 +173,8 @@ def polygons_to_rle(polygons: Sequence[npt.NDArray[np.float64]], image_size: Seq
         image_size: (height, width).
 
     Raises:
-        DataError: A polygon has fewer than three points or a coordinate that is not finite.
+        DataError: A polygon has fewer than three points, a coordinate that is not finite, or an outline longer than
+            `MAX_OUTLINE_PX`.
     """
     height, width = check_size(image_size)
     flat = []
@@ -177,7 +184,13 @@ def polygons_to_rle(polygons: Sequence[npt.NDArray[np.float64]], image_size: Seq
                 f"polygon must be (V >= 3, 2) finite numbers, got shape {polygon.shape}", fix="Draw the region again."
             )
         # The rasteriser works in 32-bit integers at five times the size: bound what a hostile file may ask of it.
-        flat.append(np.clip(polygon, -1e5, 1e5).astype(np.float64).ravel().tolist())
+        clipped = np.clip(polygon, -1e5, 1e5).astype(np.float64)
+        length = np.abs(np.diff(clipped, axis=0, append=clipped[:1])).max(axis=1).sum()
+        if length > MAX_OUTLINE_PX:
+            raise DataError(
+                f"outline must be at most {MAX_OUTLINE_PX:.0f} px long, got {length:.0f}", fix="Draw the region again."
+            )
+        flat.append(clipped.ravel().tolist())
     if not flat:
         return empty((height, width))
     return dict(coco_mask.merge(coco_mask.frPyObjects(flat, height, width)))

@@ -109,6 +109,17 @@ def test_flags_are_written_away_from_the_spine():
     assert touched[:, 400:].any()
 
 
+def test_flags_do_not_hide_a_side_marker():
+    size = (300, 300)
+    pixels = grey(size)
+    for rows, columns in ((slice(5, 20), slice(5, 20)), (slice(5, 20), slice(280, 295)), (slice(280, 295),) * 2):
+        pixels[rows, columns] = 1
+    image = overlay.draw(pixels, Spine(size, flags=("no_sacrum",)))
+    assert changed(image)[270:, :30].any()
+    for rows, columns in ((slice(5, 20), slice(5, 20)), (slice(5, 20), slice(280, 295)), (slice(280, 295),) * 2):
+        assert (image[rows, columns] == 255).all()
+
+
 def test_truth_is_dashed_white():
     size = (200, 200)
     truth = Instances.from_masks(size, [box_mask(size, (50, 50, 150, 150))], [1])

@@ -21,8 +21,11 @@ __all__ = ["Curves", "Plot", "plot_curves", "read_curves"]
 
 Series: TypeAlias = tuple[list[float], list[float]]
 
-# Okabe and Ito's palette, without the yellow that a white page swallows; dashes tell the lines apart without colour.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# Okabe and Ito's palette, each page with the shades that it does not swallow; dashes tell lines apart without colour.
+_COLOURS = {
+    "light": ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
+    "dark": ("#56b4e9", "#e69f00", "#1fc79a", "#e59ac4", "#f0e442", "#ff8a4c"),
+}
 _DASHES = ("-", "--", "-.", ":")
 _INK = {"light": "#333a42", "dark": "#c9d1d9"}
 _MAX_ROWS = 1_000_000
@@ -106,7 +109,7 @@ def plot_curves(curves: Curves) -> list[Plot]:
 
 def _plot(title: str, lines: Mapping[str, Series], unit: str) -> Plot:
     ends = "; ".join(f"{_words(name)} ends at {values[-1]:.3g}" for name, (_, values) in lines.items())
-    light, dark = (_draw(lines, unit, _INK[theme]) for theme in ("light", "dark"))
+    light, dark = (_draw(lines, unit, theme) for theme in ("light", "dark"))
     return Plot(title, f"{title}: {ends}.", light, dark)
 
 
@@ -114,7 +117,7 @@ def _words(name: str) -> str:
     return name.replace("/", " ").replace("_", " ").replace("iou", "IoU")
 
 
-def _draw(lines: Mapping[str, Series], unit: str, ink: str) -> str:
+def _draw(lines: Mapping[str, Series], unit: str, theme: str) -> str:
     # A fixed salt: the same numbers give the same file.
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "vertinst", "font.size": 9}):
         # Figure, not pyplot: no global state, no display, nothing left open.
@@ -124,15 +127,15 @@ def _draw(lines: Mapping[str, Series], unit: str, ink: str) -> str:
             axes.plot(
                 epochs,
                 values,
-                color=_COLOURS[number % len(_COLOURS)],
-                linestyle=_DASHES[number // len(_COLOURS) % len(_DASHES)],
+                color=_COLOURS[theme][number % 6],
+                linestyle=_DASHES[number // 6 % len(_DASHES)],
                 # One epoch is a point, which a line does not show.
                 marker="o" if len(values) < 30 else None,
                 markersize=3,
                 linewidth=1.6,
                 label=_words(name),
             )
-        _style(figure, axes, unit, ink)
+        _style(figure, axes, unit, _INK[theme])
         return _data_uri(figure)
 
 

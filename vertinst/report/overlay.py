@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from vertinst.errors import DataError
 from vertinst.report import lettering
-from vertinst.report.lettering import Box, overlap_area
+from vertinst.report.lettering import Block, Box, overlap_area
 from vertinst.structures import Instances, Spine, rle
 from vertinst.structures.rle import Rle
 
@@ -138,11 +138,15 @@ def _write_flags(image: Image, spine: Spine, font_px: int) -> list[Box]:
     masks = [v.mask for v in spine.vertebrae] + [i.mask for i in spine.implants]
     found = [tuple(int(v) for v in rle.box_xyxy(mask)) for mask in masks]
     corners = [(x, y) for x in (0, width - block.width) for y in (0, height - block.height)]
-    covered = [
-        sum(overlap_area((x, y, x + block.width, y + block.height), (a, b, c, d)) for a, b, c, d in found)
-        for x, y in corners
-    ]
-    return [lettering.write(image, block, *corners[covered.index(min(covered))])]
+    return [lettering.write(image, block, *min(corners, key=lambda corner: _cost(image, block, corner, found)))]
+
+
+def _cost(image: Image, block: Block, corner: tuple[int, int], found: Sequence[tuple[int, ...]]) -> tuple[int, float]:
+    """What a text in this corner would hide: first of the spine, then of the film; a side marker stands out."""
+    x, y = max(0, corner[0]), max(0, corner[1])
+    place = (x, y, x + block.width, y + block.height)
+    covered = sum(overlap_area(place, (a, b, c, d)) for a, b, c, d in found)
+    return covered, float(image[y : y + block.height, x : x + block.width].std())
 
 
 def _size(image: Image) -> tuple[int, int]:

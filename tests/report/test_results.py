@@ -146,3 +146,8 @@ def test_has_results(tmp_path):
     assert not results.has_results(tmp_path)
     results.write_film(tmp_path, "sub/a.png", pixels(), spine(), {})
     assert results.has_results(tmp_path)
+    content = json.loads(results.film_paths(tmp_path, "sub/a.png").labelled.read_text())
+    results.film_paths(tmp_path, "sub/a.png").labelled.write_text(json.dumps(content, sort_keys=True, indent=2))
+    assert results.has_results(tmp_path), "sorted and indented by another program"
+    assert not results.has_results(tmp_path, deep=False)
+    assert not results.has_results(tmp_path / "missing")

@@ -35,6 +35,7 @@ __all__ = [
 METRICS_NAME = "metrics.json"
 PREVIEW_PX = 1200
 """Longer side of the small copy of a film, px at most."""
+_LOOK_BYTES = 20_000_000
 
 
 class FilmPaths(NamedTuple):
@@ -166,9 +167,9 @@ def has_results(folder: Path, *, deep: bool = True) -> bool:
 
 
 def _looks_labelled(path: Path) -> bool:
-    # Read in full only later: a COCO file of a gigabyte beside them must not be parsed to be told apart.
+    # By its words and not parsed: it is read in full, and checked, only later.
     with path.open("rb") as file:
-        start = file.read(300)
+        start = file.read(_LOOK_BYTES)
     return b'"schema_version"' in start and labelled.DISCLAIMER.encode() in start
 
 

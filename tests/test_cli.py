@@ -1,0 +1,228 @@
+"""The commands as a user types them, on phantom films made here."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vertinst.cli import run
+
+TINY = [
+    "--set", "model.backbone=resnet18", "--set", "model.channels=32", "--set", "model.image_size=128",
+    "--set", "schedule.epochs=1", "--set", "schedule.batch_size=2",
+    "--set", "init.weights=null",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    """Films of four patients, converted, split, and a model trained on them for one epoch."""
+    folder = tmp_path_factory.mktemp("study")
+    commands = [
+        ["phantom", "--count", "6", "--seed", "1", "--out", f"{folder}/films"],
+        ["convert-via", f"{folder}/films/via_project.json", "--images", f"{folder}/films/images", "--out",
+         f"{folder}/coco.json"],
+        ["split", f"{folder}/coco.json", "--out", f"{folder}/split", "--ratios", "0.5,0.25,0.25"],
+        ["train", "--config", "yolact_demo.yaml", "--data", f"{folder}/split", "--images", f"{folder}/films/images",
+         "--out", f"{folder}/run", *TINY],
+    ]  # fmt: skip
+    for command in commands:
+        assert run(command) == 0, command
+    return folder
+
+
+def fails(capsys, arguments: list[str], message: str) -> None:
+    """The command exits with 2 and one message that says `message`, without a traceback."""
+    capsys.readouterr()
+    assert run(arguments) == 2
+    text = capsys.readouterr().err
+    assert re.search(message, text), text
+    assert "Traceback" not in text
+
+
+def test_the_whole_way(study, capsys):
+    images = study / "films" / "images"
+    assert run(["predict", "--weights", f"{study}/run", str(images), "--out", f"{study}/pred", "--score", "0.2"]) == 0
+    assert len(list((study / "pred").glob("*.json"))) == 6
+    assert len(list((study / "pred" / "overlays").glob("*.png"))) == 6
+    capsys.readouterr()
+    assert (
+        run(
+            ["evaluate", "--gt", f"{study}/coco.json", "--pred", f"{study}/pred", "--out", f"{study}/pred/metrics.json"]
+        )
+        == 0
+    )
+    shown = capsys.readouterr().out
+    assert "mean IoU" in shown
+    metrics = json.loads((study / "pred" / "metrics.json").read_text())
+    assert len(metrics["images"]) == 6
+    assert 0 <= metrics["summary"]["mean_iou"] <= 1
+    for source in ("run", "pred"):
+        assert run(["report", f"{study}/{source}", "--out", f"{study}/{source}.html"]) == 0
+        assert "not a medical device" in (study / f"{source}.html").read_text()
+
+
+def test_python_interface(study):
+    import vertinst
+
+    model = vertinst.load_model(study / "run")
+    film = next((study / "films" / "images").glob("*.png"))
+    from_path, from_array = model.predict([film, np.zeros((64, 48), dtype=np.float32)])
+    assert model.classes == ("lumbar", "sacral", "cage", "screw", "rod")
+    assert from_path.image_size == (1024, 768)
+    assert from_array.image_size == (64, 48)
+
+
+def test_sixteen_bits_and_the_same_seed(tmp_path):
+    for name in ("a", "b"):
+        assert run(["phantom", "--count", "1", "--seed", "5", "--bits", "16", "--out", f"{tmp_path}/{name}"]) == 0
+    first, second = ((tmp_path / n / "via_project.json").read_text() for n in "ab")
+    assert first == second
+    film = next((tmp_path / "a" / "images").glob("*.png"))
+    assert np.asarray(Image.open(film)).max() > 255
+
+
+@pytest.mark.parametrize("command", ["train", "split", "predict", "phantom", "demo"])
+def test_an_existing_output_folder_is_refused(study, capsys, tmp_path, command):
+    (tmp_path / "mine.txt").touch()
+    images = str(study / "films" / "images")
+    arguments = {
+        "train": ["--config", "yolact_demo.yaml", "--data", f"{study}/split", "--images", images, *TINY],
+        "split": [f"{study}/coco.json"],
+        "predict": ["--weights", f"{study}/run", images],
+        "phantom": ["--count", "1"],
+        "demo": [],
+    }[command]
+    fails(
+        capsys, [command, *arguments, "--out", str(tmp_path)], "output folder exists and is not empty.*\n.*--overwrite"
+    )
+    assert (tmp_path / "mine.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("optim.learning_rate=0.1", "optim.learning_rate"),
+        ("optim.lr=-1", "optim.lr"),
+        ("model.name=yolo", "yolo"),
+        ("model.backbone=resnet19", "backbone"),
+        ("schedule.epochs", "key=value"),
+    ],
+)
+def test_a_wrong_setting_is_named(study, capsys, tmp_path, setting, message):
+    arguments = [
+        "train",
+        "--config",
+        "yolact_demo.yaml",
+        "--data",
+        f"{study}/split",
+        "--images",
+        f"{study}/films/images",
+    ]
+    fails(capsys, [*arguments, "--out", f"{tmp_path}/run", "--set", setting], message)
+    assert not (tmp_path / "run").exists()
+
+
+def test_faults_of_files_are_one_message_each(study, capsys, tmp_path):
+    images = str(study / "films" / "images")
+    project = study / "films" / "via_project.json"
+    out = ["--out", f"{tmp_path}/out.json"]
+    (tmp_path / "broken.json").write_text('{"_via_img_metadata": ')
+    (tmp_path / "empty.json").write_text("{}")
+    fails(capsys, ["convert-via", f"{tmp_path}/none.json", "--images", images, *out], "no such file")
+    fails(capsys, ["convert-via", f"{tmp_path}/broken.json", "--images", images, *out], "not valid JSON")
+    fails(
+        capsys,
+        ["convert-via", f"{tmp_path}/empty.json", "--images", images, *out],
+        "no (films|images|entries)|empty|not a VIA",
+    )
+    fails(capsys, ["convert-via", str(project), "--images", str(tmp_path), *out], "P0001|\\.png")
+    fails(capsys, ["convert-via", str(project), "--images", images, "--out", str(project)], "overwrite the annotations")
+    fails(capsys, ["predict", "--weights", f"{tmp_path}/none", images, "--out", f"{tmp_path}/p"], "none")
+    fails(capsys, ["predict", "--weights", f"{study}/run", str(tmp_path), "--out", f"{tmp_path}/p"], "film")
+    fails(capsys, ["evaluate", "--gt", f"{tmp_path}/empty.json", "--pred", f"{study}/run/val", *out], "empty.json")
+    fails(capsys, ["report", str(tmp_path), "--out", f"{tmp_path}/r.html"], "vertinst")
+    fails(capsys, ["split", f"{study}/coco.json", "--out", f"{tmp_path}/s", "--ratios", "a,b"], "must be numbers")
+    fails(
+        capsys,
+        ["predict", "--weights", f"{study}/run", images, "--out", f"{tmp_path}/p", "--anchor", "L5"],
+        "L5=lowest",
+    )
+    fails(capsys, ["train", "--nonsense"], "nonsense")
+    assert not (tmp_path / "out.json").exists()
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_truncated_film_is_named_and_the_others_are_predicted(study, capsys, tmp_path):
+    whole = next((study / "films" / "images").glob("*.png"))
+    (tmp_path / "whole.png").write_bytes(whole.read_bytes())
+    (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:5000])
+    fails(capsys, ["predict", "--weights", f"{study}/run", str(tmp_path), "--out", f"{tmp_path}/p"], "cut.png")
+    assert (tmp_path / "p" / "whole.json").exists()
+    assert not (tmp_path / "p" / "cut.json").exists()
+
+
+def test_strict_refuses_a_faulty_region_and_lists_it(study, capsys, tmp_path):
+    project = json.loads((study / "films" / "via_project.json").read_text())
+    entry = next(iter(project["_via_img_metadata"].values()))
+    entry["regions"][0]["shape_attributes"] = {"name": "polygon", "all_points_x": [1, 2], "all_points_y": [1, 2]}
+    (tmp_path / "via.json").write_text(json.dumps(project))
+    arguments = [
+        "convert-via",
+        f"{tmp_path}/via.json",
+        "--images",
+        f"{study}/films/images",
+        "--out",
+        f"{tmp_path}/c.json",
+    ]
+    fails(capsys, [*arguments, "--strict"], "region 0")
+    assert not (tmp_path / "c.json").exists()
+    assert run(arguments) == 0
+    assert entry["filename"] in (tmp_path / "c.skipped.csv").read_text()
+
+
+def test_resume_goes_on_and_refuses_what_is_not_there(study, capsys, tmp_path):
+    arguments = [
+        "train",
+        "--config",
+        "yolact_demo.yaml",
+        "--data",
+        f"{study}/split",
+        "--images",
+        f"{study}/films/images",
+    ]
+    fails(capsys, [*arguments, "--out", f"{tmp_path}/none", *TINY, "--resume"], "resume")
+    assert run([*arguments, "--out", f"{study}/run", *TINY, "--set", "schedule.epochs=2", "--resume"]) == 0
+    assert len((study / "run" / "curves.csv").read_text().splitlines()) == 3
+
+
+def test_as_a_program():
+    def program(*arguments: str) -> subprocess.CompletedProcess[str]:
+        code = "from vertinst.cli import main; main()"
+        return subprocess.run(
+            [sys.executable, "-P", "-c", code, *arguments], capture_output=True, text=True, check=False
+        )
+
+    assert re.fullmatch(r"vertinst \d+\.\d+\.\d+\n", program("--version").stdout)
+    assert "convert-via" in program("--help").stdout
+    missing = program("split", "none.json", "--out", "x")
+    assert missing.returncode == 2
+    assert "none.json" in missing.stderr
+    assert "Traceback" not in missing.stderr
+    assert "Traceback" in program("split", "none.json", "--out", "x", "--debug").stderr
+
+
+def test_an_internal_fault_shows_no_contents(capsys, monkeypatch):
+    def broken() -> None:
+        raise RuntimeError("Doe^John")
+
+    monkeypatch.setattr("vertinst.doctor.examine", broken)
+    assert run(["doctor"]) == 1
+    shown = capsys.readouterr()
+    assert "fault of vertinst" in shown.err
+    assert "Doe" not in shown.err + shown.out

@@ -1,0 +1,22 @@
+from importlib import metadata
+
+from packaging.requirements import Requirement
+
+from vertinst import doctor
+
+
+def test_everything_needed_is_listed_with_its_version():
+    findings = {f.what: f for f in doctor.examine()}
+    assert findings["torch"].found == metadata.version("torch")
+    assert findings["torchvision operators"].found == "work"
+    assert not any(f.fatal for f in findings.values())
+    assert findings["precision auto"].found.startswith(("32", "bf16"))
+
+
+def test_a_missing_or_old_package_comes_with_its_command():
+    missing = doctor._package(Requirement("no-such-package-here>=1"))
+    assert missing.fatal
+    assert missing.mend == 'pip install "no-such-package-here>=1"'
+    old = doctor._package(Requirement("torch>=99"))
+    assert old.fatal
+    assert "needs >=99" in old.found

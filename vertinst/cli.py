@@ -1,0 +1,428 @@
+"""Every command, and the only file that prints.
+
+A command checks nothing itself: it calls the function that does the work and shows what came back. Errors of the
+family `VertinstError` become one message and exit code 2; anything else is a fault of ours and says so (exit code 1).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from vertinst.errors import ConfigError, VertinstError
+from vertinst.version import __version__
+
+__all__ = ["app", "main"]
+
+# No boxes drawn around errors and no tracebacks with local variables: these could show a patient's data.
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Find, name and score vertebrae and implants on spine radiographs. Research software, not a medical device.",
+    epilog="Any command takes --debug, which shows the traceback of an error.",
+)
+# Soft wrapping: paths and messages stay whole when they are copied or piped.
+out = Console(soft_wrap=True, highlight=False, markup=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what the output folder holds.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Precision = Annotated[str, typer.Option(help="auto (bf16 where the hardware gains from it), 32 or bf16.")]
+
+
+class ProgressDisplay:
+    """Draws progress on a terminal; elsewhere (a log file) writes a line at most every ten seconds."""
+
+    SECONDS_BETWEEN_LINES = 10.0
+
+    def __init__(self, bars: Progress) -> None:
+        self.bars = bars
+        self.task: TaskID | None = None
+        self.label = ""
+        self.last_line = time.monotonic()
+
+    def __call__(self, done: int, total: int, text: str) -> None:
+        """Show that `done` of `total` steps of the work called `text` (up to its first colon) are finished."""
+        label = text.split(":", 1)[0]
+        if self.task is None or label != self.label:
+            self.task, self.label = self.bars.add_task(text, total=total), label
+        self.bars.update(self.task, completed=done, total=total, description=text)
+        now = time.monotonic()
+        if not err.is_terminal and (now - self.last_line > self.SECONDS_BETWEEN_LINES):
+            err.print(f"  {text}: {done} of {total}")
+            self.last_line = now
+
+
+@contextmanager
+def progress_display() -> Iterator[ProgressDisplay]:
+    """Progress bars on the error stream for as long as the context lasts."""
+    columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, disable=not err.is_terminal) as bars:
+        yield ProgressDisplay(bars)
+
+
+def main() -> None:
+    """Run the command line; the console script `vertinst`."""
+    debug = "--debug" in sys.argv
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    sys.exit(run(arguments, debug=debug))
+
+
+def run(arguments: list[str], *, debug: bool = False) -> int:
+    """Run one command.
+
+    Args:
+        arguments: As typed, without the program's name.
+        debug: Let errors through with their traceback.
+
+    Returns:
+        Exit code: 0 done, 2 a fault that the user can mend, 130 interrupted, 1 a fault of vertinst.
+    """
+    try:
+        code = app(arguments, prog_name="vertinst", standalone_mode=False)
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        err.print("Stopped. What was finished is kept.")
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        return _explain(error)
+    return int(code or 0)
+
+
+def _explain(error: Exception) -> int:
+    # click's own usage errors (an option that does not exist) carry their message in `format_message`.
+    describe: Callable[[], str] | None = getattr(error, "format_message", None)
+    if describe is not None:
+        err.print(f"Error: {describe()}\nTry: vertinst --help")
+        return 2
+    if isinstance(error, VertinstError):
+        err.print(f"Error: {error}")
+        return 2
+    # The text of a foreign exception may quote file contents: only its kind is shown.
+    err.print(f"Internal error ({type(error).__name__}). This is a fault of vertinst: run it again with --debug.")
+    return 1
+
+
+@app.callback(invoke_without_command=True)
+def _start(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        out.print(f"vertinst {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def phantom(
+    count: Annotated[int, typer.Option(help="Number of films.")],
+    out_folder: Annotated[Path, typer.Option("--out", help="New folder for images/, via_project.json, truth.json.")],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same films.")] = 0,
+    bits: Annotated[int, typer.Option(help="8 or 16 bits per pixel.")] = 8,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make phantom films of a lumbar spine with a VIA project and the truth."""
+    from vertinst.data.phantom import make_phantoms
+    from vertinst.files import prepare_folder
+
+    if overwrite:
+        prepare_folder(out_folder, overwrite=True)
+    with progress_display() as progress:
+        make_phantoms(count, seed, out_folder, bits=bits, progress=progress)
+    out.print(f"{count} films in {out_folder / 'images'}, annotations in {out_folder / 'via_project.json'}")
+
+
+@app.command("convert-via")
+def convert_via(
+    files: Annotated[list[Path], typer.Argument(help="VIA exports or projects; several are merged.")],
+    images: Annotated[Path, typer.Option(help="Folder of the films.")],
+    out_file: Annotated[Path, typer.Option("--out", help="COCO file to write; <name>.skipped.csv beside it.")],
+    class_attribute: Annotated[str | None, typer.Option(help="Region attribute that holds the class.")] = None,
+    class_map: Annotated[Path | None, typer.Option(help="YAML or JSON: your name -> class, or null to skip.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail if any region is skipped or repaired.")] = False,
+) -> None:
+    """Convert VIA annotations to COCO; whatever is skipped or repaired is listed."""
+    from vertinst import plugins
+
+    via = plugins.load("converters", "via")
+    names = via.read_class_map(class_map) if class_map else None
+    dataset, skips = via.read(files, images, class_attribute=class_attribute, class_map=names)
+    list_skips(skips)
+    if strict and skips:
+        raise ConfigError(
+            f"{len(skips)} regions were skipped or repaired and --strict is set; nothing was written",
+            fix="Mend the regions listed above in VIA, or leave out --strict.",
+        )
+    if any(out_file.resolve() == f.resolve() for f in files):
+        raise ConfigError("the output would overwrite the annotations", where=out_file, fix="Choose another --out.")
+    plugins.load("converters", "coco").write(dataset, out_file)
+    write_skips(skips, out_file.with_suffix(".skipped.csv"))
+    show_counts(dataset.counts(), f"{len(dataset)} films, written to {out_file}")
+
+
+def list_skips(skips: Iterable[Any], most: int = 20) -> None:
+    """Print what was skipped or repaired, at most `most` lines of it."""
+    rows = list(skips)
+    for row in rows[:most]:
+        kind = "repaired" if row.repaired else "skipped"
+        region = "" if row.region is None else f", region {row.region}"
+        err.print(f"{kind}: {row.image or row.file}{region}: {row.reason}")
+    if len(rows) > most:
+        err.print(f"... and {len(rows) - most} more")
+
+
+def write_skips(skips: Iterable[Any], path: Path) -> None:
+    """Write the list of skips as CSV; no file if there is nothing to list (an old one is removed)."""
+    import pandas as pd
+
+    from vertinst.files import write_text
+
+    rows = [
+        {"file": s.file, "image": s.image, "region": s.region, "reason": s.reason, "repaired": s.repaired}
+        for s in skips
+    ]
+    if rows:
+        write_text(path, pd.DataFrame(rows).to_csv(index=False))
+        err.print(f"{len(rows)} regions skipped or repaired: all listed in {path}")
+    else:
+        path.unlink(missing_ok=True)
+
+
+def show_counts(counts: dict[str, int], title: str) -> None:
+    """Print annotated instances per class."""
+    table = Table("class", "annotated", title=title, title_justify="left")
+    for name, number in counts.items():
+        table.add_row(name, str(number))
+    out.print(table)
+
+
+@app.command()
+def split(
+    coco_file: Annotated[Path, typer.Argument(help="COCO file to split.")],
+    out_folder: Annotated[Path, typer.Option("--out", help="New folder for train.json, val.json, test.json.")],
+    ratios: Annotated[str, typer.Option(help="Shares of train, validation and test.")] = "0.8,0.1,0.1",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same split.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Split a COCO file by patient: no patient is on two sides."""
+    from vertinst import plugins
+    from vertinst.data.splits import split_by_patient, write_split
+    from vertinst.files import prepare_folder
+
+    try:
+        shares = [float(r) for r in ratios.split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"--ratios must be numbers like 0.8,0.1,0.1, got {ratios!r}", fix="Write three numbers."
+        ) from None
+    parts = split_by_patient(plugins.load("converters", "coco").read(coco_file), shares, seed)
+    if overwrite:
+        prepare_folder(out_folder, overwrite=True)
+    write_split(parts, out_folder)
+    if not parts.grouped:
+        err.print(
+            "No film names its patient: each film was taken as its own patient. Films of one patient may be apart."
+        )
+    for name in ("train", "val", "test"):
+        part = getattr(parts, name)
+        patients = len({i.patient or i.file_name for i in part.images})
+        out.print(f"{name}: {len(part)} films of {patients} patients")
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Option(help="Packaged name (yolact_lumbar.yaml) or a path.")],
+    data: Annotated[Path, typer.Option(help="Folder with train.json and val.json, or one COCO file.")],
+    images: Annotated[Path, typer.Option(help="Folder of the films.")],
+    out_folder: Annotated[Path, typer.Option("--out", help="New folder for the run.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, e.g. optim.lr=0.005; repeatable.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last finished epoch.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a model."""
+    from vertinst.config import load_config
+    from vertinst.engine.train import train as run_training
+
+    run_config = load_config(config, settings or [])
+    train_set, val_set = load_split(data, run_config.seed)
+    with progress_display() as progress:
+        best = run_training(
+            run_config, train_set, val_set, images, out_folder, resume=resume, overwrite=overwrite, progress=progress
+        )
+    out.print(f"Best weights: {best}\nNext: vertinst predict --weights {out_folder} FILMS --out predictions")
+
+
+def load_split(data: Path, seed: int) -> tuple[Any, Any]:
+    """Training and validation sets of a folder made by `vertinst split`, or of one file split here by patient."""
+    from vertinst import plugins
+    from vertinst.data.splits import split_by_patient
+
+    coco = plugins.load("converters", "coco")
+    if data.is_dir():
+        return coco.read(data / "train.json"), coco.read(data / "val.json")
+    parts = split_by_patient(coco.read(data), [0.85, 0.15], seed)
+    err.print(f"One file given: {len(parts.train)} films to train, {len(parts.val)} to validate, split by patient.")
+    return parts.train, parts.val
+
+
+@app.command()
+def predict(
+    films: Annotated[list[Path], typer.Argument(help="Films or folders of films.")],
+    weights: Annotated[Path, typer.Option(help="Folder of a run, or a weights file.")],
+    out_folder: Annotated[Path, typer.Option("--out", help="New folder for JSON, overlays and masks.")],
+    anchor: Annotated[
+        str | None, typer.Option(help="Where to count from without a sacrum: L5=lowest or L5=highest.")
+    ] = None,
+    score: Annotated[float, typer.Option(help="Lowest score of an instance.")] = 0.5,
+    precision: Precision = "auto",
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Find and name vertebrae and implants on films."""
+    from vertinst.config import check_settings
+    from vertinst.data.radiograph import find_films
+    from vertinst.engine.predict import load_model, predict_films
+    from vertinst.postprocess.labelling import parse_anchor
+    from vertinst.postprocess.pipeline import SpineOptions
+
+    where = parse_anchor(anchor) if anchor else None
+    options = check_settings(SpineOptions, {"score_threshold": score}, "--score")
+    paths = find_films(films)
+    model = load_model(weights, precision=precision, device=device)
+    with progress_display() as progress:
+        predict_films(model, paths, out_folder, options=options, anchor=where, overwrite=overwrite, progress=progress)
+    out.print(f"{len(paths)} films: labelled JSON in {out_folder}, pictures in {out_folder / 'overlays'}")
+
+
+@app.command()
+def evaluate(
+    gt: Annotated[Path, typer.Option(help="COCO file of the truth.")],
+    pred: Annotated[Path, typer.Option(help="Folder made by predict, or a COCO results file.")],
+    out_file: Annotated[Path, typer.Option("--out", help="JSON file for the numbers.")],
+    classes: Annotated[str, typer.Option(help="Merged mask: bone, bone+implants, or names with commas.")] = "bone",
+    levels: Annotated[
+        str, typer.Option(help="all, or annotated: vertebrae beyond the annotated ones don't count.")
+    ] = "all",
+    iou: Annotated[float, typer.Option(help="Overlap from which a vertebra counts as found.")] = 0.5,
+) -> None:
+    """Score predictions against the truth."""
+    from vertinst import plugins
+    from vertinst.config import check_settings
+    from vertinst.engine.evaluate import EvaluateOptions, spines_from_coco_results, write_metrics
+    from vertinst.engine.evaluate import evaluate as score_predictions
+    from vertinst.report.results import read_folder
+
+    merged = classes if classes in ("bone", "bone+implants") else classes.split(",")
+    settings = {"merged": merged, "level_range": levels, "iou_threshold": iou}
+    options = check_settings(EvaluateOptions, settings, "evaluate")
+    dataset = plugins.load("converters", "coco").read(gt)
+    spines = read_folder(pred) if pred.is_dir() else spines_from_coco_results(pred, dataset, gt=gt)
+    metrics = score_predictions(dataset, spines, options=options)
+    write_metrics(metrics, out_file)
+    show_metrics(metrics)
+    out.print(f"Written to {out_file}")
+
+
+def show_metrics(metrics: dict[str, Any]) -> None:
+    """Print the summary of an evaluation."""
+    summary, vertebrae, ap = metrics["summary"], metrics["summary"]["vertebrae"], metrics["ap"]
+    table = Table("measure", "value", title=f"{len(metrics['images'])} films", title_justify="left")
+    for key, name in (
+        ("pixel_accuracy", "pixel accuracy"),
+        ("mean_accuracy", "mean accuracy"),
+        ("mean_iou", "mean IoU, merged mask and background"),
+        ("frequency_weighted_iou", "frequency-weighted IoU"),
+    ):
+        table.add_row(name, as_text(summary[key]))
+    table.add_row("vertebrae found", share(vertebrae["found"], vertebrae["annotated"]))
+    table.add_row("vertebrae found and rightly named", share(vertebrae["labelled"], vertebrae["with_level"]))
+    table.add_row("false vertebrae", str(vertebrae["false"]))
+    for kind in ("mask", "box"):
+        table.add_row(f"{kind} AP, AP50", f"{as_text(ap[kind]['AP'])}, {as_text(ap[kind]['AP50'])}")
+    out.print(table)
+    for name in metrics["missing"]:
+        err.print(f"no prediction for {name}: counted as empty")
+
+
+def in_a_sentence(metrics: dict[str, Any]) -> str:
+    """The main numbers of an evaluation."""
+    vertebrae = metrics["summary"]["vertebrae"]
+    return (
+        f"On {len(metrics['images'])} held-out films: mean IoU of bone and background "
+        f"{as_text(metrics['summary']['mean_iou'])}; vertebrae found and rightly named: "
+        f"{share(vertebrae['labelled'], vertebrae['with_level'])}."
+    )
+
+
+def as_text(value: float | None) -> str:
+    """A share with three decimals, `n/a` where it is not defined."""
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def share(part: int | None, whole: int) -> str:
+    """`part` of `whole` in words and per cent."""
+    if part is None or whole == 0:
+        return "n/a"
+    return f"{part} of {whole} ({100 * part / whole:.1f} %)"
+
+
+@app.command()
+def report(
+    source: Annotated[Path, typer.Argument(help="Folder of a run or of predictions.")],
+    out_file: Annotated[Path, typer.Option("--out", help="HTML file to write.")],
+    pred: Annotated[Path | None, typer.Option(help="Folder of predictions to show instead of the run's own.")] = None,
+    metrics: Annotated[Path | None, typer.Option(help="Numbers written by evaluate.")] = None,
+) -> None:
+    """Write one self-contained HTML page: numbers, curves, overlays."""
+    from vertinst.report.html import write_report
+
+    write_report(source, out_file, predictions=pred, metrics=metrics)
+    out.print(f"Report: {out_file.resolve()}")
+
+
+@app.command()
+def demo(
+    out_folder: Annotated[Path, typer.Option("--out", help="New folder for everything the demo makes.")] = Path(
+        "vertinst-demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Another seed, other films.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Go the whole way on phantom films: from a VIA file to a labelled report."""
+    from vertinst.demo import run_demo
+
+    start = time.monotonic()
+    with progress_display() as progress:
+        result = run_demo(out_folder, seed, overwrite=overwrite, say=err.print, progress=progress)
+    show_metrics(result.metrics)
+    out.print(in_a_sentence(result.metrics))
+    out.print(f"Time: {(time.monotonic() - start) / 60:.1f} minutes")
+    out.print(f"Report: {result.report.resolve()}")
+
+
+@app.command()
+def doctor() -> None:
+    """Tell versions, devices, the precision chosen, and what is missing with the command that mends it."""
+    from vertinst.doctor import examine
+
+    table = Table("what", "found", "mend", title=f"vertinst {__version__}", title_justify="left")
+    findings = examine()
+    for finding in findings:
+        table.add_row(finding.what, finding.found, finding.mend)
+    out.print(table)
+    if any(finding.fatal for finding in findings):
+        raise typer.Exit(2)
+    out.print("Everything that vertinst needs is there.")

@@ -1,0 +1,102 @@
+"""What this installation has, what it will use, what is missing, and the command that mends it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+__all__ = ["Finding", "examine"]
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination.
+
+    Attributes:
+        what: What was looked at.
+        found: What was there.
+        mend: The command that mends it, empty when nothing is wrong.
+        fatal: Whether vertinst cannot do its main job like this.
+    """
+
+    what: str
+    found: str
+    mend: str = ""
+    fatal: bool = False
+
+
+def examine() -> list[Finding]:
+    """Look at Python, packages, operators, devices, precision, memory and disk; nothing is changed or fetched."""
+    return [_python(), *_packages(), _operators(), *_devices(), *_room()]
+
+
+def _python() -> Finding:
+    return Finding("Python", f"{platform.python_version()} at {sys.prefix}")
+
+
+def _packages() -> list[Finding]:
+    try:
+        declared = [Requirement(text) for text in metadata.requires("vertinst") or []]
+    except metadata.PackageNotFoundError:
+        return [Finding("vertinst", "not installed", "pip install .", fatal=True)]
+    needed = [r for r in declared if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return [_package(requirement) for requirement in needed]
+
+
+def _package(requirement: Requirement) -> Finding:
+    mend = f'pip install "{requirement.name}{requirement.specifier}"'
+    try:
+        version = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        return Finding(requirement.name, "missing", mend, fatal=True)
+    if not requirement.specifier.contains(version, prereleases=True):
+        return Finding(requirement.name, f"{version}, needs {requirement.specifier}", mend, fatal=True)
+    return Finding(requirement.name, version)
+
+
+def _operators() -> Finding:
+    """Whether torchvision's compiled operators load: they do not beside a torch of another build."""
+    mend = 'pip install --force-reinstall "torch>=2.15,<2.16" "torchvision>=0.29,<0.30"'
+    try:
+        import torch
+        from torchvision.ops import nms
+
+        nms(torch.zeros(1, 4), torch.ones(1), 0.5)
+    except (ImportError, RuntimeError, OSError) as error:
+        return Finding("torchvision operators", f"do not work ({type(error).__name__})", mend, fatal=True)
+    return Finding("torchvision operators", "work")
+
+
+def _devices() -> list[Finding]:
+    try:
+        import torch
+
+        from vertinst.engine.precision import choose_precision, explain_precision
+    except (ImportError, OSError):
+        return []
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    device = torch.device("cuda" if gpus else "cpu")
+    precision = choose_precision("auto", device)
+    return [
+        Finding("GPU", ", ".join(gpus) or "none that torch can use; everything runs on the CPU"),
+        Finding("CPU", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"),
+        Finding("precision auto", f"{precision}: {explain_precision(device)}"),
+    ]
+
+
+def _room() -> list[Finding]:
+    free = shutil.disk_usage(Path.cwd()).free / GIB
+    findings = [Finding("disk, this folder", f"{free:.1f} GiB free", "" if free > 1 else "free some space")]
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+        findings.append(Finding("memory", f"{memory:.1f} GiB"))
+    return findings

@@ -143,5 +143,5 @@ def test_check_settings_names_the_place() -> None:
         share: float = 0.5
 
     assert check_settings(Options, {"share": "0.25"}).share == 0.25
-    with pytest.raises(ConfigError, match="--score: share: .*valid number"):
+    with pytest.raises(ConfigError, match=r"--score: share: .*valid number"):
         check_settings(Options, {"share": "much"}, "--score")

@@ -1,0 +1,185 @@
+"""Prediction: masks cut to their boxes, honest provenance, and a results folder that a broken film does not stop."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import vertinst
+from vertinst.config import Config
+from vertinst.data.radiograph import read_film
+from vertinst.engine.predict import Predictor, load_model, predict_films, to_instances
+from vertinst.engine.train import train
+from vertinst.errors import CheckpointError, ConfigError, DataError, OutputExistsError
+from vertinst.postprocess.pipeline import SpineOptions
+from vertinst.report.results import read_folder
+from vertinst.structures import Dataset, rle
+
+OPTIONS = SpineOptions()
+
+
+class Fixed(torch.nn.Module):
+    """Finds a rectangle in the middle of every film, twice; the second has an empty mask, the third the best score."""
+
+    def forward(self, images):
+        height, width = images[0].shape[1:]
+        box = torch.tensor([width / 4, height / 4, width / 2, height / 2])
+        masks = torch.zeros(3, 1, height, width)
+        masks[[0, 2], :, height // 4 : height // 2, width // 4 : width // 2] = 0.9
+        return [
+            {
+                "boxes": torch.stack([box, box, box + torch.tensor([0.0, 0.0, 1e4, 0.0])]),
+                "labels": torch.tensor([1, 1, 2]),
+                "scores": torch.tensor([0.6, 0.95, 0.9]),
+                "masks": masks,
+            }
+        ]
+
+
+@pytest.fixture
+def predictor() -> Predictor:
+    return Predictor(Fixed(), ("lumbar", "sacral"), name="fixed", weights="w.safetensors", versions={"vertinst": "0"})
+
+
+def write_film(path: Path, size: tuple[int, int] = (40, 32)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 65535, size, dtype=np.uint16)
+    cv2.imwrite(str(path), pixels)
+    return path
+
+
+def test_paths_and_arrays_give_the_same(predictor: Predictor, tmp_path: Path) -> None:
+    path = write_film(tmp_path / "film.png")
+    from_path, from_array = predictor.predict([path, read_film(path).pixels])
+    assert len(from_path) == 2
+    assert from_path.masks == from_array.masks
+    assert from_path.image_size == (40, 32)
+
+
+def test_best_first_boxes_clipped_and_empty_masks_dropped(predictor: Predictor) -> None:
+    found = predictor.predict([np.zeros((40, 32), dtype=np.float32)])[0]
+    assert found.scores is not None
+    assert found.scores.tolist() == pytest.approx([0.9, 0.6])
+    assert found.category_ids.tolist() == [2, 1]
+    assert found.boxes.tolist() == [[8, 10, 32, 20], [8, 10, 16, 20]]
+    expected = np.zeros((40, 32), dtype=bool)
+    expected[10:20, 8:16] = True
+    np.testing.assert_array_equal(rle.decode(found.masks[0]), expected)
+
+
+def test_no_film_no_answer_and_wrong_shapes_are_refused(predictor: Predictor) -> None:
+    assert predictor.predict([]) == []
+    with pytest.raises(DataError, match=r"film must have shape \(H, W\), got \(3, 4, 5\)"):
+        predictor.predict([np.zeros((3, 4, 5), dtype=np.float32)])
+
+
+def test_prediction_leaves_the_training_mode_as_it_was(predictor: Predictor) -> None:
+    for training in (True, False):
+        predictor.model.train(training)
+        predictor.predict([np.zeros((8, 8), dtype=np.float32)])
+        assert predictor.model.training is training
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 5))
+def test_instances_equal_the_dense_masks(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = 30, 25
+    dense = np.zeros((count, 1, height, width), dtype=np.float32)
+    boxes = np.zeros((count, 4), dtype=np.float32)
+    for index in range(count):
+        left, top = rng.integers(0, 15, 2)
+        right, bottom = left + rng.integers(1, 10), top + rng.integers(1, 14)
+        dense[index, 0, top:bottom, left:right] = rng.random((bottom - top, right - left))
+        boxes[index] = left, top, right, bottom
+    output = {
+        "boxes": torch.from_numpy(boxes),
+        "labels": torch.ones(count, dtype=torch.int64),
+        "scores": torch.linspace(1, 0.5, count),
+        "masks": torch.from_numpy(dense),
+    }
+    found = to_instances(output, (height, width))
+    expected = [mask[0] > 0.5 for mask in dense if (mask > 0.5).any()]
+    assert len(found) == len(expected)
+    for mask, truth in zip(found.masks, expected, strict=True):
+        np.testing.assert_array_equal(rle.decode(mask), truth)
+
+
+def test_provenance_names_no_path(predictor: Predictor) -> None:
+    record = predictor.provenance()
+    assert record["model"] == "fixed"
+    assert record["weights"] == "w.safetensors"
+    assert record["precision"] == "32"
+    assert record["classes"] == ["lumbar", "sacral"]
+    assert record["versions"]["vertinst"] == vertinst.__version__
+    assert "/" not in json.dumps(record)
+
+
+def test_a_results_folder_keeps_sub_folders(predictor: Predictor, tmp_path: Path) -> None:
+    films = [write_film(tmp_path / "in" / name) for name in ("a/film.png", "b/film.png", "c.tif")]
+    told: list[tuple[int, int, str]] = []
+    out = predict_films(predictor, films, tmp_path / "out", options=OPTIONS, progress=lambda *args: told.append(args))
+    assert sorted(read_folder(out)) == ["a/film.png", "b/film.png", "c.tif"]
+    assert (out / "a" / "film.json").is_file()
+    assert (out / "overlays" / "b" / "film.png").is_file()
+    assert told[-1] == (3, 3, "predicting")
+
+
+def test_names_are_relative_to_the_root(predictor: Predictor, tmp_path: Path) -> None:
+    film = write_film(tmp_path / "in" / "a" / "film.png")
+    predict_films(predictor, [film], tmp_path / "one", options=OPTIONS)
+    predict_films(predictor, [film], tmp_path / "two", options=OPTIONS, root=tmp_path / "in")
+    assert list(read_folder(tmp_path / "one")) == ["film.png"]
+    assert list(read_folder(tmp_path / "two")) == ["a/film.png"]
+    with pytest.raises(DataError, match="must lie below the root folder"):
+        predict_films(predictor, [film], tmp_path / "three", options=OPTIONS, root=tmp_path / "one")
+
+
+def test_films_that_would_share_results_are_refused_first(predictor: Predictor, tmp_path: Path) -> None:
+    films = [write_film(tmp_path / "film.png"), write_film(tmp_path / "film.tif")]
+    with pytest.raises(DataError, match=r"same results: film\.png and film\.tif"):
+        predict_films(predictor, films, tmp_path / "out", options=OPTIONS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_film_stops_no_other_and_is_named_in_the_end(predictor: Predictor, tmp_path: Path) -> None:
+    films = [write_film(tmp_path / "in" / f"{name}.png") for name in "abc"]
+    films[1].write_bytes(films[1].read_bytes()[:200])
+    with pytest.raises(DataError, match=r"1 of 3 films could not be read.*were written:\n.*b\.png: film is broken"):
+        predict_films(predictor, films, tmp_path / "out", options=OPTIONS)
+    assert sorted(read_folder(tmp_path / "out")) == ["a.png", "c.png"]
+
+
+def test_nothing_to_predict_and_full_folders_are_refused(predictor: Predictor, tmp_path: Path) -> None:
+    film = write_film(tmp_path / "in" / "film.png")
+    with pytest.raises(DataError, match="no film to predict"):
+        predict_films(predictor, [], tmp_path / "out", options=OPTIONS)
+    predict_films(predictor, [film], tmp_path / "out", options=OPTIONS)
+    with pytest.raises(OutputExistsError, match="not empty"):
+        predict_films(predictor, [film], tmp_path / "out", options=OPTIONS)
+    predict_films(predictor, [film], tmp_path / "out", options=OPTIONS, overwrite=True)
+
+
+def test_a_trained_model_is_loaded_by_the_packages_own_function(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Callable[..., Config]
+) -> None:
+    train(tiny("schedule.epochs=1"), films, films, images, tmp_path / "run")
+    model = vertinst.load_model(tmp_path / "run", precision="32", device="cpu")
+    again = vertinst.load_model(tmp_path / "run" / "best.safetensors", precision="32", device="cpu")
+    first, second = model.predict([images / "1.png"])[0], again.predict([images / "1.png"])[0]
+    assert first.masks == second.masks
+    assert model.provenance()["weights"] == "best.safetensors"
+    assert isinstance(model, vertinst.Predictor)
+
+
+def test_what_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such weights file or run folder"):
+        load_model(tmp_path / "missing")
+    with pytest.raises(ConfigError, match="device must be"):
+        load_model(tmp_path / "missing", device="tpu9")

@@ -1,0 +1,380 @@
+"""Training: it learns, it survives kills without losing an epoch, and it stops with a reason."""
+
+import csv
+import json
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vertinst import plugins
+from vertinst.config import Config, load_config
+from vertinst.engine import checkpoint as checkpoints
+from vertinst.engine.predict import load_model
+from vertinst.engine.train import train
+from vertinst.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    NonFiniteLossError,
+    OutputExistsError,
+    VertinstError,
+)
+from vertinst.structures import Dataset, ImageRecord
+
+Tiny = Callable[..., Config]
+
+
+def rows(run: Path, *, timed: bool = False) -> list[dict[str, str]]:
+    with (run / "curves.csv").open() as file:
+        return [{k: v for k, v in row.items() if timed or k != "seconds"} for row in csv.DictReader(file)]
+
+
+def same_run(a: Path, b: Path) -> None:
+    """Both runs ended with the same weights, optimiser and curves, to the last bit."""
+    assert rows(a) == rows(b)
+    for name in ("last.safetensors", "best.safetensors"):
+        left, right = load_file(a / name), load_file(b / name)
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[key], right[key]) for key in left)
+    for counter in ("epoch", "step", "best_epoch", "best_score"):
+        left, right = (checkpoints.read(run / "last.safetensors").description.training[counter] for run in (a, b))
+        assert left == right
+
+
+def test_a_small_yolact_learns_and_fills_the_run_folder(films: Dataset, images: Path, tmp_path: Path) -> None:
+    settings = ["model.image_size=64", "model.channels=16", "model.prototypes=8", "classes=[lumbar, sacral]"]
+    settings += ["schedule.epochs=5", "schedule.batch_size=2", "optim.lr=0.002", "device=cpu"]
+    config = load_config("yolact_demo", settings)
+    told: list[tuple[int, int, str]] = []
+    best = train(config, films, films.subset({1}), images, tmp_path / "run", progress=lambda *a: told.append(a))
+    run = tmp_path / "run"
+    assert best == run / "best.safetensors"
+    curves = rows(run)
+    assert [row["epoch"] for row in curves] == ["1", "2", "3", "4", "5"]
+    assert float(curves[-1]["loss"]) < 0.9 * float(curves[0]["loss"])
+    assert {"lr", "loss_class", "loss_mask", "val_mean_iou", "val_score"} <= curves[0].keys()
+    assert load_config(run / "config.yaml") == config
+    assert list((run / "tensorboard").glob("events*"))
+    metrics = json.loads((run / "val" / "metrics.json").read_text())
+    assert [image["file_name"] for image in metrics["images"]] == ["1.png"]
+    assert (run / "val" / "1.json").is_file()
+    model = load_model(run, device="cpu")
+    assert model.classes == ("lumbar", "sacral")
+    assert any("epoch 5/5, loss" in text for _, _, text in told)
+    assert not list(run.glob(".*"))
+    # 150 MB, and pytest keeps the folders of several sessions.
+    (run / "last.safetensors").unlink()
+
+
+def test_the_tiny_model_finds_the_bone(films: Dataset, images: Path, tmp_path: Path, tiny: Tiny) -> None:
+    train(tiny("schedule.epochs=15", "data.augment.gamma=0"), films, films.subset({4}), images, tmp_path / "run")
+    assert float(rows(tmp_path / "run")[-1]["val_mean_iou"]) > 0.8
+    assert checkpoints.read(tmp_path / "run").description.metrics["val_mean_iou"] > 0.8
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_an_interrupted_run_resumed_is_the_uninterrupted_run(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny, optimiser: str
+) -> None:
+    config = tiny("schedule.epochs=4", f"optim.name={optimiser}", "optim.lr=0.01")
+    val = films.subset({1, 2})
+    train(config, films, val, images, tmp_path / "whole")
+
+    def interrupt(done: int, total: int, text: str) -> None:
+        # In the middle of the third epoch.
+        if text.startswith("epoch") and done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, films, val, images, tmp_path / "parts", progress=interrupt)
+    assert len(rows(tmp_path / "parts")) == 2
+    train(config, films, val, images, tmp_path / "parts", resume=True)
+    same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+KILLED = """
+import importlib.util, os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+spec = importlib.util.spec_from_file_location("drawing", sys.argv[1])
+drawing = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(drawing)
+import vertinst.models
+vertinst.models.__path__.append(str(drawing.TINY_MODELS))
+from vertinst.config import load_config
+from vertinst.engine.train import train
+renamed = []
+rename = os.replace
+def kill_before_third(source, target):
+    if Path(target).name == "last.safetensors":
+        renamed.append(target)
+        if len(renamed) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, target)
+os.replace = kill_before_third
+folder = Path(sys.argv[2])
+films = drawing.draw_films(folder / "images", 4)
+train(load_config(sys.argv[3], ["schedule.epochs=4"]), films, films.subset({1}), folder / "images", folder / "killed")
+"""
+
+
+def test_a_kill_while_a_checkpoint_is_written_loses_no_finished_epoch(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny
+) -> None:
+    config = tiny("schedule.epochs=4")
+    drawing, settings = Path(__file__).with_name("conftest.py"), tmp_path / "tiny.yaml"
+    # The kill comes when the third epoch's weights and curves are written and its last.safetensors is not yet in place.
+    killed = subprocess.run([sys.executable, "-c", KILLED, drawing, tmp_path, settings], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    run = tmp_path / "killed"
+    assert checkpoints.read(run / "last.safetensors").description.epoch == 2
+    assert list(run.glob(".*.part*"))
+    train(config, films, films.subset({1}), images, run, resume=True)
+    assert not list(run.glob(".*.part*"))
+    train(config, films, films.subset({1}), images, tmp_path / "whole")
+    same_run(tmp_path / "whole", run)
+
+
+def test_resuming_before_the_first_epoch_ended_starts_over(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny
+) -> None:
+    def interrupt(done: int, total: int, text: str) -> None:
+        if text.startswith("epoch"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(), films, films, images, tmp_path / "run", progress=interrupt)
+    train(tiny(), films, films, images, tmp_path / "run", resume=True)
+    assert len(rows(tmp_path / "run")) == 3
+
+
+def test_a_finished_run_can_be_prolonged(films: Dataset, images: Path, tmp_path: Path, tiny: Tiny) -> None:
+    train(tiny("schedule.decay=none"), films, films, images, tmp_path / "run")
+    train(tiny("schedule.decay=none", "schedule.epochs=5"), films, films, images, tmp_path / "run", resume=True)
+    train(tiny("schedule.decay=none", "schedule.epochs=5"), films, films, images, tmp_path / "whole")
+    same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_what_cannot_be_resumed_is_refused(films: Dataset, images: Path, tmp_path: Path, tiny: Tiny) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(ConfigError, match="there is no run to resume"):
+        train(tiny(), films, films, images, run, resume=True)
+    train(tiny("schedule.epochs=1"), films, films, images, run)
+    with pytest.raises(ConfigError, match=r"got others for optim\.lr, seed(.|\n)*init\.weights"):
+        train(tiny("optim.lr=0.5", "seed=3", "schedule.epochs=9"), films, films, images, run, resume=True)
+    with pytest.raises(ConfigError, match="training films or annotations are not those"):
+        train(tiny(), films.subset({1, 2}), films, images, run, resume=True)
+    with pytest.raises(ConfigError, match="exclude each other"):
+        train(tiny(), films, films, images, run, resume=True, overwrite=True)
+    with pytest.raises(OutputExistsError, match=r"there is a run in this folder\n.*--resume"):
+        train(tiny(), films, films, images, run)
+    (run / "last.safetensors").write_bytes((run / "last.safetensors").read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="broken or cut short"):
+        train(tiny(), films, films, images, run, resume=True)
+
+
+def test_another_folder_is_not_mistaken_for_a_run(films: Dataset, images: Path, tmp_path: Path, tiny: Tiny) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    with pytest.raises(OutputExistsError, match="not empty"):
+        train(tiny(), films, films, images, tmp_path / "thesis")
+    assert (tmp_path / "thesis" / "chapter.txt").exists()
+
+
+def test_overwrite_starts_anew(films: Dataset, images: Path, tmp_path: Path, tiny: Tiny) -> None:
+    train(tiny(), films, films, images, tmp_path / "run")
+    train(tiny("schedule.epochs=1"), films, films, images, tmp_path / "run", overwrite=True)
+    assert len(rows(tmp_path / "run")) == 1
+
+
+def poisoned(monkeypatch: pytest.MonkeyPatch, step: int, error: Exception | None = None) -> None:
+    """From this training step on, the tiny model's loss is no number, or an error."""
+    model, calls = plugins.load("models", "tiny").Tiny, []
+    forward = model.forward
+
+    def poison(self, images, targets=None):
+        losses = forward(self, images, targets)
+        if self.training:
+            calls.append(1)
+            if len(calls) >= step:
+                if error:
+                    raise error
+                losses["loss_mask"] = losses["loss_mask"] * float("nan")
+        return losses
+
+    monkeypatch.setattr(model, "forward", poison)
+
+
+def test_a_loss_that_is_no_number_names_films_and_loss_and_keeps_the_checkpoint(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny("schedule.batch_size=1")
+    poisoned(monkeypatch, step=7)
+    message = (
+        r"^\d\.png: loss must be a finite number, got loss = nan, loss_mask = nan\n(.|\n)*optim\.lr(.|\n)*precision"
+    )
+    with pytest.raises(NonFiniteLossError, match=message):
+        train(config, films, films, images, tmp_path / "run")
+    last = checkpoints.read(tmp_path / "run" / "last.safetensors")
+    assert last.description.epoch == 1
+    assert all(torch.isfinite(t).all() for t in last.weights.values() if t.is_floating_point())
+
+
+def test_gradients_that_are_no_numbers_never_reach_the_weights(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny
+) -> None:
+    # The loss of the first step is finite, its gradient is not: films of the first step must be named.
+    model = plugins.load("models", "tiny")
+    config = tiny("schedule.batch_size=1", "optim.clip_norm=null")
+    hook = model.Tiny.__init__
+
+    def explode(self, options, classes):
+        hook(self, options, classes)
+        self.head[3].weight.register_hook(lambda gradient: gradient * float("inf"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.Tiny, "__init__", explode)
+        with pytest.raises(NonFiniteLossError, match=r"^\d\.png: .*got gradient = (nan|inf)"):
+            train(config, films, films, images, tmp_path / "run")
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_too_little_memory_says_what_to_do(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny()
+    poisoned(monkeypatch, step=1, error=torch.OutOfMemoryError("out of memory"))
+    with pytest.raises(VertinstError, match=r"too small for 2 films at once\n.*schedule\.batch_size"):
+        train(config, films, films, images, tmp_path / "run")
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Writing beyond this many bytes fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(films: Dataset, images: Path, tmp_path: Path, tiny: Tiny) -> None:
+    config = tiny("model.width=64", "schedule.epochs=1", "schedule.decay=none")
+    train(config, films, films, images, tmp_path / "run")
+    longer = tiny("model.width=64", "schedule.epochs=3", "schedule.decay=none")
+    message = r"(best|last)\.safetensors: cannot be written: .*\nFree space"
+    with largest_file(200_000), pytest.raises(VertinstError, match=message):
+        train(longer, films, films, images, tmp_path / "run", resume=True)
+    assert checkpoints.read(tmp_path / "run" / "last.safetensors").description.epoch == 1
+    assert not list((tmp_path / "run").glob(".*.part*"))
+    train(longer, films, films, images, tmp_path / "run", resume=True)
+    assert len(rows(tmp_path / "run")) == 3
+
+
+def test_nothing_to_learn_from_is_refused(films: Dataset, images: Path, tmp_path: Path, tiny: Tiny) -> None:
+    with pytest.raises(DataError, match="training needs at least one film, got none"):
+        train(tiny(), films.subset(set()), films, images, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_validation_film_is_found_before_training(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny
+) -> None:
+    (images / "4.png").unlink()
+    with pytest.raises(DataError, match=r"4\.png: no such film"):
+        train(tiny(), films.subset({1}), films.subset({4}), images, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_validation_films_the_last_epoch_is_the_best(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny
+) -> None:
+    train(tiny("schedule.patience=1"), films, films.subset(set()), images, tmp_path / "run")
+    assert checkpoints.read(tmp_path / "run" / "best.safetensors").description.epoch == 3
+    assert "val_score" not in rows(tmp_path / "run")[0]
+    assert not (tmp_path / "run" / "val").exists()
+
+
+def test_patience_ends_a_run_that_does_not_improve(films: Dataset, images: Path, tmp_path: Path, tiny: Tiny) -> None:
+    # Zero detections with every setting of the weights: the score stays where it is.
+    config = tiny("schedule.epochs=30", "schedule.patience=2", "postprocess.score_threshold=1", "optim.lr=1e-6")
+    train(config, films, films, images, tmp_path / "run")
+    assert len(rows(tmp_path / "run")) == 3
+
+
+def test_the_clock_ends_a_run_at_the_end_of_an_epoch(films: Dataset, images: Path, tmp_path: Path, tiny: Tiny) -> None:
+    train(tiny("schedule.epochs=30", "schedule.minutes=1e-6"), films, films, images, tmp_path / "run")
+    assert len(rows(tmp_path / "run")) == 1
+
+
+def test_validation_every_other_epoch_and_after_the_last(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny
+) -> None:
+    train(tiny("schedule.evaluate_every=2"), films, films, images, tmp_path / "run")
+    assert [bool(row["val_score"]) for row in rows(tmp_path / "run")] == [False, True, True]
+
+
+def test_training_starts_from_weights(films: Dataset, images: Path, tmp_path: Path, tiny: Tiny) -> None:
+    train(tiny("schedule.epochs=6"), films, films, images, tmp_path / "first")
+    start = f"init.weights={tmp_path / 'first'}"
+    train(tiny(start, "schedule.epochs=1", "optim.lr=1e-6"), films, films, images, tmp_path / "second")
+    assert float(rows(tmp_path / "second")[0]["loss"]) < 0.7 * float(rows(tmp_path / "first")[0]["loss"])
+
+
+def test_weights_for_other_classes_are_refused_by_name(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny
+) -> None:
+    train(tiny("schedule.epochs=1"), films, films, images, tmp_path / "first")
+    others = [f"init.weights={tmp_path / 'first'}", "classes=[lumbar, sacral, cage]", "schedule.epochs=1"]
+    with pytest.raises(CheckpointError, match="for the classes lumbar, sacral, cage, got lumbar, sacral"):
+        train(tiny(*others), films, films, images, tmp_path / "second")
+    told: list[str] = []
+    train(
+        tiny(*others, "init.strict=false"),
+        films,
+        films,
+        images,
+        tmp_path / "third",
+        progress=lambda done, total, text: told.append(text),
+    )
+    assert "starting from best.safetensors, all but head.3.weight, head.3.bias" in told
+
+
+def test_the_seed_decides(films: Dataset, images: Path, tmp_path: Path, tiny: Tiny) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(tiny(f"seed={seed}", "schedule.epochs=1"), films, films, images, tmp_path / name)
+    same_run(tmp_path / "a", tmp_path / "b")
+    assert rows(tmp_path / "a") != rows(tmp_path / "c")
+
+
+def test_deterministic_is_put_back(films: Dataset, images: Path, tmp_path: Path, tiny: Tiny) -> None:
+    train(tiny("deterministic=true", "schedule.epochs=1"), films, films, images, tmp_path / "run")
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_bf16_trains(films: Dataset, images: Path, tmp_path: Path, tiny: Tiny) -> None:
+    train(tiny("precision=bf16"), films, films, images, tmp_path / "run")
+    weights = load_file(tmp_path / "run" / "best.safetensors")
+    assert {t.dtype for t in weights.values() if t.is_floating_point()} == {torch.float32}
+    assert load_model(tmp_path / "run", precision="bf16", device="cpu").provenance()["precision"] == "bf16"
+
+
+def test_films_of_different_sizes_and_without_annotations(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny
+) -> None:
+    cv2.imwrite(str(images / "wide.png"), np.zeros((40, 90), dtype=np.uint8))
+    mixed = Dataset(films.categories, (*films.images[:2], ImageRecord(9, "wide.png", 90, 40)))
+    train(tiny("schedule.batch_size=3"), mixed, mixed, images, tmp_path / "run")
+    assert len(rows(tmp_path / "run")) == 3

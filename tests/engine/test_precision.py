@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vertinst.engine.precision import choose_device, choose_precision, explain_precision, to_channels_last
+from vertinst.engine.precision import choose_device, choose_precision, explain_precision, lay_out
 from vertinst.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -64,11 +64,14 @@ def test_auto_device_without_a_gpu_is_the_processor(monkeypatch: pytest.MonkeyPa
     assert choose_device() == CPU
 
 
-def test_channels_last_leaves_results_alone() -> None:
+@pytest.mark.parametrize(
+    ("device", "precision", "converted"), [("cpu", "32", True), ("cpu", "bf16", True), ("cuda", "32", False)]
+)
+def test_layout_is_channels_last_where_that_is_faster(device: str, precision: str, converted: bool) -> None:
     torch.manual_seed(0)
     layer = torch.nn.Conv2d(3, 8, 3)
     film = torch.rand(1, 3, 16, 16)
     before = layer(film)
-    after = to_channels_last(layer)(film)
-    assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+    after = lay_out(layer, precision, torch.device(device))(film)
+    assert layer.weight.is_contiguous(memory_format=torch.channels_last) is converted
     torch.testing.assert_close(before, after)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vertinst import files
 from vertinst.data.radiograph import read_film
 from vertinst.engine import checkpoint as checkpoints
-from vertinst.engine.precision import Precision, choose_device, choose_precision, to_channels_last
+from vertinst.engine.precision import Precision, choose_device, choose_precision, lay_out
 from vertinst.errors import DataError
 from vertinst.postprocess.labelling import Anchor
 from vertinst.postprocess.pipeline import SpineOptions, build_spine
@@ -61,9 +61,7 @@ class Predictor:
         self.classes = classes
         self.precision = precision
         self.device = device or torch.device("cpu")
-        self.model = model.to(self.device)
-        if precision == "bf16":
-            to_channels_last(self.model)
+        self.model = lay_out(model.to(self.device), precision, self.device)
         self._record = {"model": name, "weights": weights, "weights_versions": dict(versions)}
 
     def predict(self, films: Sequence[Path | npt.NDArray[np.float32]]) -> list[Instances]:

@@ -49,6 +49,7 @@ class RunFolder:
         self.curves = path / "curves.csv"
         self.tensorboard = path / "tensorboard"
         self.val = path / "val"
+        self.init = path / "init.json"
 
     def open(self, config: Config, data: str, *, resume: bool, overwrite: bool) -> Checkpoint | None:
         """Make the folder for a new run, or find where an old one stopped.

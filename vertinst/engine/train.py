@@ -24,7 +24,7 @@ from vertinst.engine import checkpoint as checkpoints
 from vertinst.engine.checkpoint import Checkpoint, Description
 from vertinst.engine.evaluate import evaluate, write_metrics
 from vertinst.engine.optim import build_optimizer, lr_factor, optimizer_tensors, restore_optimizer, set_lr
-from vertinst.engine.precision import choose_device, choose_precision, to_channels_last
+from vertinst.engine.precision import choose_device, choose_precision, lay_out
 from vertinst.engine.predict import Predictor, load_model, predict_films
 from vertinst.engine.run_folder import Curves, RunFolder, fingerprint
 from vertinst.engine.validate import summary_numbers, validate
@@ -144,9 +144,8 @@ class Trainer:
         self.state = State(data)
         self.precision = choose_precision(config.precision, device)
         self.options = model_options(config)
-        self.model: nn.Module = plugins.load("models", config.model.name).build(self.options, config.classes)
-        if self.precision == "bf16":
-            to_channels_last(self.model)
+        built: nn.Module = plugins.load("models", config.model.name).build(self.options, config.classes)
+        self.model = lay_out(built, self.precision, device)
         self.fabric = Fabric(
             accelerator=device.type,
             devices=[device.index or 0] if device.type == "cuda" else 1,
@@ -172,17 +171,18 @@ class Trainer:
             restore_optimizer(self.optimizer, last.state)
             self.state = State(**last.description.training)
         elif self.config.init.weights is not None:
-            self.progress(0, 1, self._take_over(self.config.init.weights))
+            self._take_over(self.config.init.weights)
 
-    def _take_over(self, weights: str) -> str:
-        """Load weights to start from, and say in words what was taken."""
+    def _take_over(self, weights: str) -> None:
+        """Load weights to start from; init.json in the run's folder says what was and was not taken."""
         checkpoint = checkpoints.read(weights)
         strict = self.config.init.strict
         if strict:
             checkpoints.check_classes(checkpoint, self.config.classes)
         left = checkpoints.load_weights(self.model, checkpoint, strict=strict)
-        missing = f", all but {', '.join(left)}" if left else ""
-        return f"starting from {checkpoint.path.name}{missing}"
+        files.write_json(self.folder.init, {"weights": checkpoint.path.name, "not_taken": list(left)}, indent=1)
+        taken = len(self.model.state_dict()) - len(left)
+        self.progress(taken, taken + len(left), f"tensors taken from {checkpoint.path.name}")
 
     def run(self, val_set: Dataset, images: Path) -> None:
         """Train until the schedule, patience or the clock ends it."""
@@ -218,7 +218,7 @@ class Trainer:
                 sums[name] = sums.get(name, 0.0) + value / len(self.loader)
             self.state.step += 1
             self.state.seconds = before + time.monotonic() - started
-            self._report(sums["loss"] * len(self.loader) / (index + 1))
+            self._report(f"loss {sums['loss'] * len(self.loader) / (index + 1):.3f}")
         self.state.epoch += 1
         return sums
 
@@ -249,11 +249,11 @@ class Trainer:
         self.optimizer.step()
         return values
 
-    def _report(self, loss: float) -> None:
+    def _report(self, text: str) -> None:
         epochs = self.config.schedule.epochs
-        best = f", best {self.state.best_score:.3f}" if self.state.best_score >= 0 else ""
-        text = f"epoch {self.state.epoch + 1}/{epochs}, loss {loss:.3f}{best}"
-        self.progress(self.state.step, epochs * len(self.loader), text)
+        best = f", best score {self.state.best_score:.3f}" if self.state.best_score >= 0 else ""
+        now = f"training: epoch {self.sampler.epoch + 1} of {epochs}, {text}{best}"
+        self.progress(self.state.step, epochs * len(self.loader), now)
 
     def _validate(self, val_set: Dataset, images: Path) -> dict[str, Any] | None:
         due = self.state.epoch % self.config.schedule.evaluate_every == 0 or self._finished()
@@ -269,7 +269,14 @@ class Trainer:
             precision=self.precision,
             device=self.fabric.device,
         )
-        metrics = validate(predictor, val_set, images, self.config.postprocess)
+        metrics = validate(
+            predictor,
+            val_set,
+            images,
+            self.config.postprocess,
+            # Told as part of the training, whose end is what the user waits for.
+            progress=lambda done, total, text: self._report(f"{text} {done} of {total}"),
+        )
         self.state.seconds += time.monotonic() - started
         return metrics
 

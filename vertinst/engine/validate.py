@@ -17,7 +17,7 @@ __all__ = ["score", "summary_numbers", "validate"]
 
 
 def validate(
-    predictor: Predictor, dataset: Dataset, images: Path, options: SpineOptions, progress: Progress = silent
+    predictor: Predictor, dataset: Dataset, images: Path, options: SpineOptions, *, progress: Progress = silent
 ) -> dict[str, Any]:
     """Predict the films and score them.
 

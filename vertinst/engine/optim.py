@@ -85,8 +85,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     """
     state: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
-        index, _, name = key.partition("/")
-        state.setdefault(int(index), {})[name] = value
+        number, _, name = key.partition("/")
+        state.setdefault(int(number), {})[name] = value
     parameters: list[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
     fits = all(
         index < len(parameters) and (value.dim() == 0 or value.shape == parameters[index].shape)

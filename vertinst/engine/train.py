@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from vertinst.engine.optim import build_optimizer, lr_factor, optimizer_tensors,
 from vertinst.engine.precision import choose_device, choose_precision, lay_out
 from vertinst.engine.predict import Predictor, load_model, predict_films
 from vertinst.engine.run_folder import Curves, RunFolder, fingerprint
+from vertinst.engine.seeding import reproducible, seed_everything
 from vertinst.engine.validate import summary_numbers, validate
 from vertinst.errors import DataError, NonFiniteLossError, VertinstError
 from vertinst.progress import Progress, silent
@@ -107,7 +105,7 @@ def train(
     folder = RunFolder(out)
     data = fingerprint(train_set)
     last = folder.open(config, data, resume=resume, overwrite=overwrite)
-    with _reproducible(config):
+    with reproducible(config.seed, deterministic=config.deterministic):
         longest = config.data.longest_side_px or int(getattr(options, "image_size", DEFAULT_LONGEST_SIDE_PX))
         films = FilmDataset(
             train_set,
@@ -208,7 +206,7 @@ class Trainer:
         """Train for one epoch; returns the mean of each loss over its steps."""
         self.sampler.epoch = self.state.epoch
         # Seeding each epoch anew makes a resumed run draw what an uninterrupted one draws, with nothing to store.
-        _seed(self.config.seed, self.state.epoch)
+        seed_everything(self.config.seed, self.state.epoch)
         self.fitted.train()
         sums: dict[str, float] = {}
         started, before = time.monotonic(), self.state.seconds
@@ -329,24 +327,3 @@ def _check_finite(values: dict[str, float], names: list[str]) -> None:
             fix="Look at these films and their regions; else lower optim.lr or set precision=32. The checkpoint of "
             "the last good epoch is kept: go on with --resume.",
         )
-
-
-def _seed(seed: int, epoch: int) -> None:
-    """Seed all generators that a model may draw from."""
-    value = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-    random.seed(value)
-    np.random.seed(value)  # noqa: NPY002 - for models of others that draw from the old generator
-    torch.manual_seed(value)
-
-
-@contextmanager
-def _reproducible(config: Config) -> Iterator[None]:
-    """Seed before the model is made; torch's switch for deterministic algorithms is put back afterwards."""
-    _seed(config.seed, 0)
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    if config.deterministic:
-        torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

@@ -352,6 +352,12 @@ def test_the_seed_decides(films: Dataset, images: Path, tmp_path: Path, tiny: Ti
     assert rows(tmp_path / "a") != rows(tmp_path / "c")
 
 
+def test_worker_processes_change_nothing(films: Dataset, images: Path, tmp_path: Path, tiny: Tiny) -> None:
+    for workers in (0, 2):
+        train(tiny(f"data.workers={workers}"), films, films, images, tmp_path / str(workers))
+    same_run(tmp_path / "0", tmp_path / "2")
+
+
 def test_deterministic_is_put_back(films: Dataset, images: Path, tmp_path: Path, tiny: Tiny) -> None:
     train(tiny("deterministic=true", "schedule.epochs=1"), films, films, images, tmp_path / "run")
     assert not torch.are_deterministic_algorithms_enabled()

@@ -158,6 +158,8 @@ class Trainer:
             collate_fn=collate,
             persistent_workers=config.data.workers > 0,
             pin_memory=device.type == "cuda",
+            # Its own, or it would draw from the model's, and with worker processes less often than without.
+            generator=torch.Generator(),
         )
         self.loader = self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         self.fitted, self.optimizer = self.fabric.setup(self.model, build_optimizer(self.model, config.optim))

@@ -50,6 +50,7 @@ def test_the_whole_way(study, capsys):
     assert run(["predict", "--weights", f"{study}/run", str(images), "--out", f"{study}/pred", "--score", "0.2"]) == 0
     assert len(list((study / "pred").glob("*.json"))) == 6
     assert len(list((study / "pred" / "overlays").glob("*.png"))) == 6
+    assert len(list((study / "pred" / "masks").glob("*_merged.png"))) == 6
     capsys.readouterr()
     assert (
         run(
@@ -152,6 +153,16 @@ def test_faults_of_files_are_one_message_each(study, capsys, tmp_path):
         capsys,
         ["predict", "--weights", f"{study}/run", images, "--out", f"{tmp_path}/p", "--anchor", "L5"],
         "L5=lowest",
+    )
+    fails(
+        capsys,
+        ["predict", "--weights", f"{study}/run", images, "--out", f"{tmp_path}/p", "--classes", "x"],
+        "merged mask",
+    )
+    fails(
+        capsys,
+        ["predict", "--weights", f"{study}/run", images, "--out", f"{tmp_path}/p", "--score", "2"],
+        "score_threshold",
     )
     fails(capsys, ["train", "--nonsense"], "nonsense")
     assert not (tmp_path / "out.json").exists()

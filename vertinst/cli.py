@@ -37,6 +37,7 @@ out = Console(soft_wrap=True, highlight=False, markup=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what the output folder holds.")]
+Merged = Annotated[str, typer.Option("--classes", help="Merged mask: bone, bone+implants, or names with commas.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str, typer.Option(help="auto (bf16 where the hardware gains from it), 32 or bf16.")]
 
@@ -287,6 +288,10 @@ def predict(
         str | None, typer.Option(help="Where to count from without a sacrum: L5=lowest or L5=highest.")
     ] = None,
     score: Annotated[float, typer.Option(help="Lowest score of an instance.")] = 0.5,
+    classes: Merged = "bone",
+    images: Annotated[
+        Path | None, typer.Option(help="Folder that file names are relative to, as for convert-via.")
+    ] = None,
     precision: Precision = "auto",
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -303,7 +308,17 @@ def predict(
     paths = find_films(films)
     model = load_model(weights, precision=precision, device=device)
     with progress_display() as progress:
-        predict_films(model, paths, out_folder, options=options, anchor=where, overwrite=overwrite, progress=progress)
+        predict_films(
+            model,
+            paths,
+            out_folder,
+            options=options,
+            anchor=where,
+            overwrite=overwrite,
+            progress=progress,
+            root=images,
+            merged=merged_choice(classes),
+        )
     out.print(f"{len(paths)} films: labelled JSON in {out_folder}, pictures in {out_folder / 'overlays'}")
 
 
@@ -312,7 +327,7 @@ def evaluate(
     gt: Annotated[Path, typer.Option(help="COCO file of the truth.")],
     pred: Annotated[Path, typer.Option(help="Folder made by predict, or a COCO results file.")],
     out_file: Annotated[Path, typer.Option("--out", help="JSON file for the numbers.")],
-    classes: Annotated[str, typer.Option(help="Merged mask: bone, bone+implants, or names with commas.")] = "bone",
+    classes: Merged = "bone",
     levels: Annotated[
         str, typer.Option(help="all, or annotated: vertebrae beyond the annotated ones don't count.")
     ] = "all",
@@ -325,8 +340,7 @@ def evaluate(
     from vertinst.engine.evaluate import evaluate as score_predictions
     from vertinst.report.results import read_folder
 
-    merged = classes if classes in ("bone", "bone+implants") else classes.split(",")
-    settings = {"merged": merged, "level_range": levels, "iou_threshold": iou}
+    settings = {"merged": merged_choice(classes), "level_range": levels, "iou_threshold": iou}
     options = check_settings(EvaluateOptions, settings, "evaluate")
     dataset = plugins.load("converters", "coco").read(gt)
     spines = read_folder(pred) if pred.is_dir() else spines_from_coco_results(pred, dataset, gt=gt)
@@ -334,6 +348,11 @@ def evaluate(
     write_metrics(metrics, out_file)
     show_metrics(metrics)
     out.print(f"Written to {out_file}")
+
+
+def merged_choice(classes: str) -> str | list[str]:
+    """`--classes` as the functions take it: a group's name, or a list of names."""
+    return classes if classes in ("bone", "bone+implants") else classes.split(",")
 
 
 def show_metrics(metrics: dict[str, Any]) -> None:

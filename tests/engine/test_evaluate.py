@@ -126,7 +126,7 @@ def test_merged_classes():
     with_implants = score(images, found, merged="bone+implants")["summary"]["pixel_accuracy"]
     assert with_implants == pytest.approx(1 - (100 + 100) / 6000)
     assert score(images, found, merged=("rod",))["summary"]["pixel_accuracy"] == pytest.approx(1 - 100 / 6000)
-    with pytest.raises(DataError, match=r"merged mask must be among lumbar, .*got 'vertebra'"):
+    with pytest.raises(DataError, match=r"merged mask must be bone, .* among lumbar, .*got 'vertebra'"):
         score(images, found, merged=("vertebra",))
 
 

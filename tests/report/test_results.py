@@ -37,7 +37,7 @@ def test_write_film_writes_everything_and_read_folder_reads_it(tmp_path):
     assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")) == [
         "films/ward/a.jpg",
         "masks/ward/a.png",
-        "masks/ward/a_bone.png",
+        "masks/ward/a_merged.png",
         "overlays/ward/a.png",
         "ward/a.json",
     ]
@@ -45,7 +45,7 @@ def test_write_film_writes_everything_and_read_folder_reads_it(tmp_path):
     labels = cv2.imread(str(paths.label_map), cv2.IMREAD_UNCHANGED)
     assert labels.dtype == np.uint8
     assert [labels[200, 60], labels[88, 60], labels[108, 160], labels[108, 100], labels[0, 0]] == [1, 2, 3, 3, 0]
-    bone = cv2.imread(str(paths.bone), cv2.IMREAD_UNCHANGED)
+    bone = cv2.imread(str(paths.merged), cv2.IMREAD_UNCHANGED)
     assert set(np.unique(bone)) == {0, 255}
     assert (bone == 255).sum() == 80 * 60 * 2
     overlay = cv2.imread(str(paths.overlay), cv2.IMREAD_UNCHANGED)
@@ -61,7 +61,7 @@ def test_nothing_found_still_writes_all_files(tmp_path):
     results.write_film(tmp_path, "a.tif", pixels(), Spine(SIZE), {})
     paths = results.film_paths(tmp_path, "a.tif")
     assert all(path.exists() for path in paths)
-    assert not cv2.imread(str(paths.bone), cv2.IMREAD_UNCHANGED).any()
+    assert not cv2.imread(str(paths.merged), cv2.IMREAD_UNCHANGED).any()
 
 
 def test_more_than_255_instances_make_a_16_bit_map(tmp_path):
@@ -98,7 +98,9 @@ def test_a_hostile_name_in_a_labelled_json_is_refused_on_reading(tmp_path):
         results.read_folder(tmp_path)
 
 
-@pytest.mark.parametrize(("first", "second"), [("a.png", "a.jpg"), ("a.png", "a_bone.png"), ("a_bone.png", "a.png")])
+@pytest.mark.parametrize(
+    ("first", "second"), [("a.png", "a.jpg"), ("a.png", "a_merged.png"), ("a_merged.png", "a.png")]
+)
 def test_films_that_would_overwrite_each_other_are_refused(tmp_path, first, second):
     results.write_film(tmp_path, first, pixels(), spine(), {})
     before = {p: p.read_bytes() for p in tmp_path.rglob("*.*")}

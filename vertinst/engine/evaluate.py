@@ -14,6 +14,7 @@ from vertinst.engine.film_score import PIXEL_METRICS, EvaluateOptions, FilmScore
 from vertinst.errors import DataError
 from vertinst.metrics.average_precision import average_precision
 from vertinst.metrics.recognition import Recognition, total_recognition
+from vertinst.postprocess.merge import merged_classes
 from vertinst.progress import Progress, silent, track
 from vertinst.structures import Dataset, ImageRecord, Implant, Instances, Spine, Vertebra
 from vertinst.version import __version__
@@ -60,7 +61,8 @@ def evaluate(
             of the merged mask is unknown.
     """
     _check_films(dataset, spines)
-    classes = options.merged_classes(dataset.categories)
+    # None at all, in data without bone, means no pixel metrics: two empty masks would look like success.
+    classes = merged_classes(options.merged, dataset.categories)
     films = [
         FilmScore(image, spines.get(image.file_name), options, merged_classes=classes)
         for image in track(dataset.images, len(dataset), "scoring films", progress)

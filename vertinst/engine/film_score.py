@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from vertinst.errors import DataError
 from vertinst.metrics.confusion import binary_confusion
 from vertinst.metrics.frequency_weighted_iou import frequency_weighted_iou
 from vertinst.metrics.level_range import beyond_annotated
@@ -20,7 +19,7 @@ from vertinst.metrics.pixel_accuracy import pixel_accuracy
 from vertinst.metrics.recognition import Recognition, count_recognition
 from vertinst.postprocess.merge import union_of
 from vertinst.structures import ImageRecord, Implant, Rle, Spine, Vertebra, rle
-from vertinst.structures.dataset import BONE, IMPLANTS
+from vertinst.structures.dataset import BONE
 
 __all__ = ["PIXEL_METRICS", "EvaluateOptions", "FilmScore", "counts_and_rates"]
 
@@ -47,26 +46,6 @@ class EvaluateOptions(BaseModel):
     merged: Literal["bone", "bone+implants"] | tuple[str, ...] = "bone"
     level_range: Literal["all", "annotated"] = "all"
     iou_threshold: float = Field(default=0.5, gt=0, le=1)
-
-    def merged_classes(self, categories: Collection[str]) -> tuple[str, ...]:
-        """Names of the classes of the merged mask for data of these categories.
-
-        Returns:
-            Possibly none: data without lumbar and sacral have no merged mask of bone, and two empty masks, which
-            agree, would look like success.
-
-        Raises:
-            DataError: A class was named that the data do not have.
-        """
-        if isinstance(self.merged, tuple):
-            unknown = [name for name in self.merged if name not in categories]
-            if unknown:
-                raise DataError(
-                    f"classes of the merged mask must be among {', '.join(categories)}, got {unknown[0]!r}",
-                    fix="Correct the name, or leave it out.",
-                )
-            return self.merged
-        return tuple(c for c in (BONE if self.merged == "bone" else BONE + IMPLANTS) if c in categories)
 
 
 class FilmScore:

@@ -18,6 +18,7 @@ from vertinst.engine import checkpoint as checkpoints
 from vertinst.engine.precision import Precision, choose_device, choose_precision, lay_out
 from vertinst.errors import DataError
 from vertinst.postprocess.labelling import Anchor
+from vertinst.postprocess.merge import merged_classes
 from vertinst.postprocess.pipeline import SpineOptions, build_spine
 from vertinst.progress import Progress, silent
 from vertinst.structures import Instances, rle
@@ -177,6 +178,7 @@ def predict_films(
     overwrite: bool = False,
     progress: Progress = silent,
     root: Path | None = None,
+    merged: str | Sequence[str] = "bone",
 ) -> Path:
     """Predict films and write a results folder: labelled JSON, overlay and masks of each.
 
@@ -189,6 +191,7 @@ def predict_films(
         overwrite: Delete what the folder holds.
         progress: Told after each film.
         root: Folder that the names in the results are relative to; the films' common folder if None.
+        merged: Classes of the merged masks: `bone`, `bone+implants` or names.
 
     Returns:
         `out`.
@@ -196,9 +199,10 @@ def predict_films(
     Raises:
         OutputExistsError: The folder is not empty.
         DataError: Two films would have the same results; or films could not be read, in which case all others have
-            been written first and all of these are named.
+            been written first and all of these are named; or a class of `merged` is unknown to the model.
     """
     names = _names(films, root)
+    classes = merged_classes(merged, predictor.classes)
     files.prepare_folder(out, overwrite=overwrite)
     broken: list[DataError] = []
     progress(0, len(films), "predicting")
@@ -208,7 +212,7 @@ def predict_films(
         except DataError as error:
             broken.append(error)
         else:
-            _predict_film(predictor, pixels, name, out, options, anchor)
+            _predict_film(predictor, pixels, name, out, options, anchor, classes)
         progress(done, len(films), "predicting")
     if broken:
         raise DataError(
@@ -227,11 +231,12 @@ def _predict_film(
     out: Path,
     options: SpineOptions,
     anchor: Anchor | None,
+    merged: Sequence[str],
 ) -> None:
     from vertinst.report import results
 
     spine = build_spine(predictor.predict([pixels])[0], predictor.classes, options=options, anchor=anchor)
-    results.write_film(out, name, pixels, spine, predictor.provenance())
+    results.write_film(out, name, pixels, spine, predictor.provenance(), merged=merged)
 
 
 def _names(films: Sequence[Path], root: Path | None) -> dict[str, Path]:

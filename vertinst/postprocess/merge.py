@@ -8,10 +8,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from vertinst.errors import DataError
 from vertinst.structures import Implant, Rle, Spine, Vertebra, rle
 from vertinst.structures.dataset import BONE, IMPLANTS
 
-__all__ = ["Part", "label_map", "merged_mask", "union_of"]
+__all__ = ["Part", "label_map", "merged_classes", "merged_mask", "union_of"]
 
 
 class Part(Protocol):
@@ -24,6 +25,32 @@ class Part(Protocol):
     @property
     def mask(self) -> Rle:
         """RLE of the image's size."""
+
+
+def merged_classes(choice: str | Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+    """Names of the classes that a merged mask is made of.
+
+    Args:
+        choice: `bone` (lumbar and sacral), `bone+implants`, or names of classes.
+        known: Classes of the data or of the model.
+
+    Returns:
+        Those of bone, or of bone and implants, that are known (possibly none), or the names as given.
+
+    Raises:
+        DataError: A class was named that is not known.
+    """
+    groups = {"bone": BONE, "bone+implants": BONE + IMPLANTS}
+    if isinstance(choice, str) and choice in groups:
+        return tuple(c for c in groups[choice] if c in known)
+    names = (choice,) if isinstance(choice, str) else tuple(choice)
+    for name in names:
+        if name not in known:
+            raise DataError(
+                f"classes of the merged mask must be bone, bone+implants or among {', '.join(known)}, got {name!r}",
+                fix="Correct the name, or leave it out.",
+            )
+    return names
 
 
 def union_of(parts: Iterable[Part], image_size: Sequence[int], *, classes: Collection[str] = BONE) -> Rle:

@@ -1,13 +1,14 @@
 """The results folder: what prediction writes for every film, and how the other steps read it back.
 
 `<film>.json` is the labelled JSON, `overlays/<film>.png` the picture for people, `masks/<film>.png` the label map,
-`masks/<film>_bone.png` all bone in 255, and `films/<film>.jpg` a small copy of the film as the network saw it, which
-makes the folder enough for a report. `<film>` is the film's name without its suffix, sub-folders kept.
+`masks/<film>_merged.png` all bone (or the classes chosen) in 255, and `films/<film>.jpg` a small copy of the film as
+the network saw it, which makes the folder enough for a report. `<film>` is the film's name without its suffix,
+sub-folders kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from vertinst.files import inside, write_bytes
 from vertinst.postprocess.merge import label_map, merged_mask
 from vertinst.report import labelled, overlay
 from vertinst.structures import Spine, rle
+from vertinst.structures.dataset import BONE
 
 __all__ = [
     "METRICS_NAME",
@@ -45,14 +47,14 @@ class FilmPaths(NamedTuple):
         labelled: Labelled JSON.
         overlay: PNG, RGB, of the film's size.
         label_map: PNG, 8 or 16 bits: k is the k-th vertebra from the sacrum up, after them the implants.
-        bone: PNG, 0 or 255.
+        merged: PNG, 0 or 255: all bone, or the classes chosen.
         film: JPEG of the film, at most `PREVIEW_PX` px on its longer side.
     """
 
     labelled: Path
     overlay: Path
     label_map: Path
-    bone: Path
+    merged: Path
     film: Path
 
 
@@ -94,15 +96,21 @@ def film_paths(folder: Path, file_name: str) -> FilmPaths:
         inside(folder, f"{stem}.json"),
         inside(folder, f"overlays/{stem}.png"),
         inside(folder, f"masks/{stem}.png"),
-        inside(folder, f"masks/{stem}_bone.png"),
+        inside(folder, f"masks/{stem}_merged.png"),
         inside(folder, f"films/{stem}.jpg"),
     )
 
 
 def write_film(
-    folder: Path, file_name: str, pixels: npt.NDArray[np.float32], spine: Spine, provenance: Mapping[str, Any]
+    folder: Path,
+    file_name: str,
+    pixels: npt.NDArray[np.float32],
+    spine: Spine,
+    provenance: Mapping[str, Any],
+    *,
+    merged: Collection[str] = BONE,
 ) -> None:
-    """Write everything about one film: labelled JSON, overlay, label map, bone mask, small copy.
+    """Write everything about one film: labelled JSON, overlay, label map, merged mask, small copy.
 
     Args:
         folder: The results folder; made if missing. A film of the same name is replaced.
@@ -110,6 +118,7 @@ def write_film(
         pixels: (H, W) float in 0..1, as `read_film` gives it.
         spine: What was found on it.
         provenance: How it was made, JSON-ready.
+        merged: Classes of the merged mask.
 
     Raises:
         DataError: The name leads outside of the folder, another film of this folder has the same outputs
@@ -122,7 +131,7 @@ def write_film(
     labelled.write(spine, paths.labelled, file_name=file_name, provenance=provenance)
     _write_image(paths.overlay, drawn[:, :, ::-1])
     _write_image(paths.label_map, label_map(spine))
-    _write_image(paths.bone, rle.decode(merged_mask(spine)).astype(np.uint8) * 255)
+    _write_image(paths.merged, rle.decode(merged_mask(spine, merged)).astype(np.uint8) * 255)
     _write_image(paths.film, _preview(pixels))
 
 

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import BaseModel, ConfigDict
 
+from vertinst import plugins
 from vertinst.config import (
     Config,
     check_settings,
@@ -33,7 +35,16 @@ def test_the_named_configs_are_packaged() -> None:
 
 
 def test_empty_file_gives_the_defaults(tmp_path: Path) -> None:
-    assert load_config(write(tmp_path, "")) == Config()
+    config = load_config(write(tmp_path, ""))
+    assert config.model_copy(update={"model": Config().model}) == Config()
+
+
+def test_the_saved_settings_hold_the_models_own_defaults_too(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "model: {name: yolact, backbone: resnet18}"))
+    save_config(config, tmp_path / "config.yaml")
+    saved = yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]
+    assert saved["backbone"] == "resnet18"
+    assert saved.keys() == {"name", *plugins.load("models", "yolact").Options.model_fields}
 
 
 def test_set_reaches_every_depth_and_reads_yaml(tmp_path: Path) -> None:

@@ -198,13 +198,17 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
         name_or_path: A YAML file, or the name of a packaged one with or without `.yaml`.
         overrides: `key=value` with dots between keys (`optim.lr=0.001`); the value is read as YAML.
 
+    Returns:
+        The settings with every default filled in, the model's own options included.
+
     Raises:
         ConfigError: No such file, not YAML, an unknown key (the nearest known ones are named), a wrong value.
     """
     settings, where = read_settings(str(name_or_path), overrides)
     config: Config = check_settings(Config, settings, where)
-    check_settings(_options_class(config), dict(config.model.model_extra or {}), where, ("model",))
-    return config
+    options = check_settings(_options_class(config), dict(config.model.model_extra or {}), where, ("model",))
+    resolved = ModelConfig(name=config.model.name, **options.model_dump(mode="json"))
+    return config.model_copy(update={"model": resolved})
 
 
 def save_config(config: Config, path: Path) -> None:

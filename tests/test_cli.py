@@ -212,6 +212,17 @@ def test_resume_goes_on_and_refuses_what_is_not_there(study, capsys, tmp_path):
     assert len((study / "run" / "curves.csv").read_text().splitlines()) == 3
 
 
+def test_one_file_is_split_by_patient_and_a_folder_may_lack_validation(study, capsys, tmp_path):
+    arguments = ["train", "--config", "yolact_demo.yaml", "--images", f"{study}/films/images", *TINY]
+    assert run([*arguments, "--data", f"{study}/coco.json", "--out", f"{tmp_path}/one"]) == 0
+    assert re.search(r"One file given: \d films to train, \d to validate", capsys.readouterr().err)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.json").write_bytes((study / "split" / "train.json").read_bytes())
+    assert run([*arguments, "--data", f"{tmp_path}/data", "--out", f"{tmp_path}/two"]) == 0
+    assert "No val.json" in capsys.readouterr().err
+    assert (tmp_path / "two" / "best.safetensors").exists()
+
+
 def test_as_a_program():
     def program(*arguments: str) -> subprocess.CompletedProcess[str]:
         code = "from vertinst.cli import main; main()"

@@ -270,13 +270,18 @@ def load_split(data: Path, seed: int) -> tuple[Any, Any]:
     """Training and validation sets of a folder made by `vertinst split`, or of one file split here by patient."""
     from vertinst import plugins
     from vertinst.data.splits import split_by_patient
+    from vertinst.structures import Dataset
 
     coco = plugins.load("converters", "coco")
-    if data.is_dir():
-        return coco.read(data / "train.json"), coco.read(data / "val.json")
-    parts = split_by_patient(coco.read(data), [0.85, 0.15], seed)
-    err.print(f"One file given: {len(parts.train)} films to train, {len(parts.val)} to validate, split by patient.")
-    return parts.train, parts.val
+    if not data.is_dir():
+        parts = split_by_patient(coco.read(data), [0.85, 0.15], seed)
+        err.print(f"One file given: {len(parts.train)} films to train, {len(parts.val)} to validate, split by patient.")
+        return parts.train, parts.val
+    train_set = coco.read(data / "train.json")
+    if (data / "val.json").exists():
+        return train_set, coco.read(data / "val.json")
+    err.print(f"No val.json in {data}: nothing to compare epochs on, so the last one is kept as the best.")
+    return train_set, Dataset(train_set.categories)
 
 
 @app.command()

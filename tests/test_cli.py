@@ -19,18 +19,21 @@ TINY = [
 ]  # fmt: skip
 
 
+def train_on(study: Path, data: str) -> list[str]:
+    return ["train", "--config", "yolact_demo.yaml", "--data", data, "--images", f"{study}/films/images"]
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Path:
     """Films of four patients, converted, split, and a model trained on them for one epoch."""
     folder = tmp_path_factory.mktemp("study")
+    films, coco = f"{folder}/films", f"{folder}/coco.json"
     commands = [
-        ["phantom", "--count", "6", "--seed", "1", "--out", f"{folder}/films"],
-        ["convert-via", f"{folder}/films/via_project.json", "--images", f"{folder}/films/images", "--out",
-         f"{folder}/coco.json"],
-        ["split", f"{folder}/coco.json", "--out", f"{folder}/split", "--ratios", "0.5,0.25,0.25"],
-        ["train", "--config", "yolact_demo.yaml", "--data", f"{folder}/split", "--images", f"{folder}/films/images",
-         "--out", f"{folder}/run", *TINY],
-    ]  # fmt: skip
+        ["phantom", "--count", "6", "--seed", "1", "--out", films],
+        ["convert-via", f"{films}/via_project.json", "--images", f"{films}/images", "--out", coco],
+        ["split", coco, "--out", f"{folder}/split", "--ratios", "0.5,0.25,0.25"],
+        [*train_on(folder, f"{folder}/split"), "--out", f"{folder}/run", *TINY],
+    ]
     for command in commands:
         assert run(command) == 0, command
     return folder
@@ -93,7 +96,7 @@ def test_an_existing_output_folder_is_refused(study, capsys, tmp_path, command):
     (tmp_path / "mine.txt").touch()
     images = str(study / "films" / "images")
     arguments = {
-        "train": ["--config", "yolact_demo.yaml", "--data", f"{study}/split", "--images", images, *TINY],
+        "train": [*train_on(study, f"{study}/split")[1:], *TINY],
         "split": [f"{study}/coco.json"],
         "predict": ["--weights", f"{study}/run", images],
         "phantom": ["--count", "1"],
@@ -116,15 +119,7 @@ def test_an_existing_output_folder_is_refused(study, capsys, tmp_path, command):
     ],
 )
 def test_a_wrong_setting_is_named(study, capsys, tmp_path, setting, message):
-    arguments = [
-        "train",
-        "--config",
-        "yolact_demo.yaml",
-        "--data",
-        f"{study}/split",
-        "--images",
-        f"{study}/films/images",
-    ]
+    arguments = train_on(study, f"{study}/split")
     fails(capsys, [*arguments, "--out", f"{tmp_path}/run", "--set", setting], message)
     assert not (tmp_path / "run").exists()
 
@@ -198,27 +193,18 @@ def test_strict_refuses_a_faulty_region_and_lists_it(study, capsys, tmp_path):
 
 
 def test_resume_goes_on_and_refuses_what_is_not_there(study, capsys, tmp_path):
-    arguments = [
-        "train",
-        "--config",
-        "yolact_demo.yaml",
-        "--data",
-        f"{study}/split",
-        "--images",
-        f"{study}/films/images",
-    ]
+    arguments = train_on(study, f"{study}/split")
     fails(capsys, [*arguments, "--out", f"{tmp_path}/none", *TINY, "--resume"], "resume")
     assert run([*arguments, "--out", f"{study}/run", *TINY, "--set", "schedule.epochs=2", "--resume"]) == 0
     assert len((study / "run" / "curves.csv").read_text().splitlines()) == 3
 
 
 def test_one_file_is_split_by_patient_and_a_folder_may_lack_validation(study, capsys, tmp_path):
-    arguments = ["train", "--config", "yolact_demo.yaml", "--images", f"{study}/films/images", *TINY]
-    assert run([*arguments, "--data", f"{study}/coco.json", "--out", f"{tmp_path}/one"]) == 0
+    assert run([*train_on(study, f"{study}/coco.json"), *TINY, "--out", f"{tmp_path}/one"]) == 0
     assert re.search(r"One file given: \d films to train, \d to validate", capsys.readouterr().err)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train.json").write_bytes((study / "split" / "train.json").read_bytes())
-    assert run([*arguments, "--data", f"{tmp_path}/data", "--out", f"{tmp_path}/two"]) == 0
+    assert run([*train_on(study, f"{tmp_path}/data"), *TINY, "--out", f"{tmp_path}/two"]) == 0
     assert "No val.json" in capsys.readouterr().err
     assert (tmp_path / "two" / "best.safetensors").exists()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "CheckpointError",
     "ConfigError",
@@ -27,10 +29,18 @@ class VertinstError(Exception):
         self.where = where
         self.fix = fix
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The usual way would give `where` and `fix` by position, so that no process could send an error to another.
+        return _again, (type(self), self.message, self.where, self.fix)
+
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where is not None else ""
         way_out = f"\n{self.fix}" if self.fix else ""
         return f"{place}{self.message}{way_out}"
+
+
+def _again(kind: type[VertinstError], message: str, where: object | None, fix: str | None) -> VertinstError:
+    return kind(message, where=where, fix=fix)
 
 
 class DataError(VertinstError):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 
 from vertinst import plugins
 from vertinst.config import Config, load_config
+from vertinst.data.films import FilmDataset
 from vertinst.engine import checkpoint as checkpoints
 from vertinst.engine.predict import load_model
 from vertinst.engine.train import train
@@ -196,6 +198,28 @@ def test_overwrite_starts_anew(films: Dataset, images: Path, tmp_path: Path, tin
     train(tiny(), films, films, images, tmp_path / "run")
     train(tiny("schedule.epochs=1"), films, films, images, tmp_path / "run", overwrite=True)
     assert len(rows(tmp_path / "run")) == 1
+
+
+def test_a_broken_film_in_a_worker_process_is_told_without_a_traceback(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny
+) -> None:
+    (images / "3.png").write_bytes((images / "3.png").read_bytes()[:-400])
+    with pytest.raises(DataError, match=r"^\S+3\.png: film is broken or cut short.*\nCopy or export") as caught:
+        train(tiny("data.workers=1", "data.cache=false"), films, films, images, tmp_path / "run")
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_killed_worker_process_says_what_to_do(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny("data.workers=1")
+
+    def kill(self: FilmDataset, keys: list[tuple[int, int]]) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(FilmDataset, "__getitems__", kill)
+    with pytest.raises(VertinstError, match=r"process that prepares films was killed(.|\n)*data\.workers=0"):
+        train(config, films, films, images, tmp_path / "run")
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, step: int, error: Exception | None = None) -> None:

@@ -125,6 +125,13 @@ class FilmDataset(data.Dataset[Sample]):
         target = {"boxes": mask_boxes(masks), "labels": labels, "masks": masks.to(torch.uint8)}
         return film.expand(3, -1, -1), target, self.records[index].file_name
 
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Sample] | DataError:
+        """The films of a batch, or the error of one that cannot be read: see `collate`."""
+        try:
+            return [self[key] for key in keys]
+        except DataError as error:
+            return error
+
 
 class EpochSampler(data.Sampler[tuple[int, int]]):
     """Every film once an epoch, in an order drawn from seed and epoch; set `epoch` before each pass."""
@@ -140,8 +147,14 @@ class EpochSampler(data.Sampler[tuple[int, int]]):
         return iter([(self.epoch, int(index)) for index in order])
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples of a step side by side; films keep their sizes."""
+def collate(samples: Sequence[Sample] | DataError) -> Batch | DataError:
+    """Samples of a step side by side; films keep their sizes.
+
+    An error is passed on, for the training process to raise: of one raised in a worker process, torch would leave
+    nothing but a text with the traceback in it.
+    """
+    if isinstance(samples, DataError):
+        return samples
     films, targets, names = zip(*samples, strict=True)
     return list(films), list(targets), list(names)
 

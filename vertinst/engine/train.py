@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,7 @@ class Trainer:
         self.fitted.train()
         sums: dict[str, float] = {}
         started, before = time.monotonic(), self.state.seconds
-        for index, batch in enumerate(self.loader):
+        for index, batch in enumerate(self._batches()):
             set_lr(self.optimizer, self._lr_factor(index))
             for name, value in self._step(batch).items():
                 sums[name] = sums.get(name, 0.0) + value / len(self.loader)
@@ -221,6 +222,21 @@ class Trainer:
             self._report(f"loss {sums['loss'] * len(self.loader) / (index + 1):.3f}")
         self.state.epoch += 1
         return sums
+
+    def _batches(self) -> Iterator[Batch]:
+        try:
+            for batch in self.loader:
+                if isinstance(batch, DataError):
+                    raise batch
+                films, targets, names = batch
+                yield films, targets, names
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise VertinstError(
+                "a process that prepares films was killed, most often because memory or shared memory ran out",
+                fix="Go on with --resume --set data.workers=0, or give the container more shared memory.",
+            ) from error
 
     def _lr_factor(self, index: int) -> float:
         minutes = self.config.schedule.minutes

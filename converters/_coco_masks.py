@@ -61,8 +61,6 @@ def read_mask(segmentation: Any, image_size: tuple[int, int], where: object) -> 
         return rle_masks.from_coco(segmentation, image_size)
     except DataError as error:
         raise DataError(error.message, where=where, fix=error.fix) from error
-    except (OverflowError, IndexError) as error:
-        raise DataError("RLE counts are damaged", where=where, fix=_FIX) from error
 
 
 def _polygons(outlines: Sequence[Outline]) -> list[list[float]]:

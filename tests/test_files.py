@@ -41,6 +41,8 @@ def test_writing_makes_the_parents_and_refuses_what_json_cannot_hold(tmp_path):
         (b"\xff\xfe\x00", "not valid JSON"),
         (b"[" * 100_000, "not valid"),
         (b"1" * 9999, "not valid"),
+        (b'{"a":' * 150 + b"[1, 2]" + b"}" * 150, "must be nested at most 100 deep"),
+        (b"[1, " * 150 + b"2" + b"]" * 150, "must be nested at most 100 deep"),
     ],
 )
 def test_broken_json_says_where(tmp_path, content, message):
@@ -48,6 +50,16 @@ def test_broken_json_says_where(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_json(path)
+
+
+def test_json_as_deep_as_any_annotation_is_read(tmp_path):
+    (tmp_path / "deep.json").write_bytes(b'[{"a":' * 49 + b"[1, 2]" + b"}]" * 49)
+    assert read_json(tmp_path / "deep.json")[0]["a"][0]
+
+
+def test_broken_unicode_is_written_as_a_question_mark(tmp_path):
+    write_text(tmp_path / "a.txt", "a\ud800b")
+    assert (tmp_path / "a.txt").read_text() == "a?b"
 
 
 def test_missing_json_and_byte_order_marks(tmp_path):
@@ -85,6 +97,12 @@ def test_names_that_lead_outside_are_refused(tmp_path, name):
     (folder / "link").symlink_to(tmp_path)
     with pytest.raises(DataError, match="leads outside the image folder"):
         inside(folder, name)
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "ä" * 130 + ".png", "\ud800.png", "a/\udc80.png", "a/" * 3000])
+def test_names_that_no_file_can_have_are_refused(tmp_path, name):
+    with pytest.raises(DataError, match="no file can have this name"):
+        inside(tmp_path, name)
 
 
 def test_sub_folders_blanks_and_other_alphabets_are_fine(tmp_path):

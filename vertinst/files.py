@@ -15,6 +15,11 @@ from vertinst.errors import DataError, OutputExistsError, VertinstError
 __all__ = ["inside", "prepare_folder", "read_json", "write_bytes", "write_json", "write_text", "write_with"]
 
 MAX_JSON_BYTES = 2_000_000_000
+# What is deeper is no annotation, and would break whoever walks through it.
+MAX_JSON_DEPTH = 100
+# On most file systems: bytes of one part of a path, and of a whole path less a generous folder.
+_MAX_NAME_BYTES = 255
+_MAX_PATH_BYTES = 2000
 
 
 def write_with(path: Path, write: Callable[[Path], None]) -> None:
@@ -56,8 +61,8 @@ def _write_and_close(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write UTF-8 text aside and rename; see `write_with`."""
-    write_bytes(path, content.encode("utf-8"))
+    """Write UTF-8 text aside and rename, broken Unicode as `?`; see `write_with`."""
+    write_bytes(path, content.encode("utf-8", "replace"))
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
@@ -69,13 +74,13 @@ def read_json(path: Path) -> Any:
     """Read a JSON file of at most 2 GB; a byte order mark is accepted.
 
     Raises:
-        DataError: The file is missing, too large, not UTF-8 or not JSON.
+        DataError: The file is missing, too large, not UTF-8, not JSON, or nested deeper than `MAX_JSON_DEPTH`.
     """
     try:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise DataError(f"must be at most {MAX_JSON_BYTES} bytes, got {size}", where=path, fix="Split the file.")
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        content = json.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError as error:
         raise DataError("no such file", where=path, fix="Check the path.") from error
     except OSError as error:
@@ -88,6 +93,22 @@ def read_json(path: Path) -> Any:
         raise DataError(
             f"is not valid JSON ({place})", where=path, fix="Export the file again, or repair it at that place."
         ) from error
+    if _too_deep(content):
+        raise DataError(
+            f"must be nested at most {MAX_JSON_DEPTH} deep, got more", where=path, fix="Check where the file is from."
+        )
+    return content
+
+
+def _too_deep(content: Any) -> bool:
+    level = [content]
+    for _ in range(MAX_JSON_DEPTH):
+        inner = (v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list))
+        # Most lists are long outlines of numbers: their types are gathered without a look at each.
+        level = [child for values in inner if {dict, list} & set(map(type, values)) for child in values]
+        if not level:
+            return False
+    return True
 
 
 def prepare_folder(path: Path, *, overwrite: bool = False) -> Path:
@@ -133,11 +154,23 @@ def inside(folder: Path, name: str) -> Path:
         The joined path; the file need not exist.
 
     Raises:
-        DataError: The name leads outside.
+        DataError: The name leads outside, or no file can be called so.
     """
     parts = PurePosixPath(name.replace("\\", "/"))
+    if not _can_exist(parts):
+        shown = name[:80].encode("utf-8", "replace").decode("utf-8")
+        raise DataError("no file can have this name", where=shown, fix="Correct the name in the file.")
     outside = parts.is_absolute() or ".." in parts.parts or bool(PureWindowsPath(name).drive) or "\0" in name
     path = folder / parts
     if outside or not path.resolve().is_relative_to(folder.resolve()):
         raise DataError("file name leads outside the image folder", where=name, fix="Correct the name in the file.")
     return path
+
+
+def _can_exist(parts: PurePosixPath) -> bool:
+    try:
+        lengths = [len(part.encode("utf-8")) for part in parts.parts]
+    except UnicodeEncodeError:
+        # Halves of Unicode's pairs, for which files and terminals have no bytes.
+        return False
+    return max(lengths, default=0) <= _MAX_NAME_BYTES and sum(lengths) + len(lengths) <= _MAX_PATH_BYTES

@@ -138,6 +138,19 @@ def test_coco_forms_are_read_back(mask):
         ({"size": [10, 10], "counts": "Y"}, "damaged"),
         ({"size": [10, 10], "counts": "o" * 1_000_000 + "0"}, "damaged"),
         ("polygon", "must be polygons or an RLE"),
+        ({"size": [10, float("inf")], "counts": [100]}, "RLE counts are damaged"),
+        ({"size": 10, "counts": [100]}, "must be polygons or an RLE"),
+        ({"size": [10, 10], "counts": [2**70]}, "RLE counts are damaged"),
+        (
+            {"size": [10, 10], "counts": [2**63 - 1, 2**63 - 1, 102]},
+            "must add up to 100 pixels, got 18446744073709551716",
+        ),
+        ({"size": [10, 10], "counts": 10**12}, "counts must be a text or a list"),
+        ({"size": [10, 10], "counts": None}, "counts must be a text or a list"),
+        ([[10**400, 1, 2, 3, 4, 5]], "polygon coordinates are damaged"),
+        ([[1, 2, 3]], "must be polygons or an RLE"),
+        ([1, 2, 3, 4, 5, 6], "must be polygons or an RLE"),
+        ([{}], "must be polygons or an RLE"),
     ],
 )
 def test_a_strangers_rle_is_checked_before_it_reaches_the_decoder(segmentation, message):

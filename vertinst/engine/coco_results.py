@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,8 @@ from vertinst.postprocess.pipeline import SpineOptions, build_spine
 from vertinst.structures import Dataset, ImageRecord, Instances, Rle, Spine, rle
 
 __all__ = ["spines_from_coco_results"]
+
+_MAX_COORDINATE = 1e30
 
 
 def spines_from_coco_results(
@@ -124,9 +125,8 @@ def _read_entry(entry: dict[str, Any], image: ImageRecord, ids: _Ids, where: str
         raise DataError(f"score must lie in 0..1, got {score!r}", where=where, fix="Give probabilities.")
     try:
         mask = rle.from_coco(entry["segmentation"], image.image_size)
-    except (DataError, TypeError, ValueError) as error:
-        message = error.message if isinstance(error, DataError) else "segmentation must be polygons or an RLE"
-        raise DataError(message, where=where, fix="Write the masks at the size of the film.") from error
+    except DataError as error:
+        raise DataError(error.message, where=where, fix="Write the masks at the size of the film.") from error
     box = _box_xyxy(entry.get("bbox"), mask, where)
     return _Detection(mask, ids.categories[category_id][0], float(score), box)
 
@@ -135,7 +135,8 @@ def _box_xyxy(bbox: Any, mask: Rle, where: str) -> list[float]:
     if bbox is None:
         return [float(v) for v in rle.box_xyxy(mask)]
     numbers = isinstance(bbox, list) and len(bbox) == 4 and all(isinstance(v, int | float) for v in bbox)
-    if not numbers or not all(math.isfinite(v) for v in bbox):
+    # Compared, not converted: an integer of any length may stand here. Beyond it float32 has only infinity.
+    if not numbers or not all(abs(v) < _MAX_COORDINATE for v in bbox):
         raise DataError("bbox must be [x, y, width, height]", where=where, fix="Write finite numbers, or leave it out.")
     x, y, width, height = bbox
     return [x, y, x + width, y + height]

@@ -190,8 +190,6 @@ def _mask(segmentation: Any, image_size: tuple[int, int], where: str) -> Rle:
     _each(segmentation["size"], f"{where}, size", lambda v, at: _typed(v, int, at))
     try:
         return rle.from_coco(segmentation, image_size)
-    except OverflowError as error:
-        raise DataError("RLE counts are damaged", where=where, fix=_FIX) from error
     except DataError as error:
         raise DataError(error.message, where=where, fix=error.fix) from error
 

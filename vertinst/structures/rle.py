@@ -136,10 +136,23 @@ def from_coco(segmentation: Any, image_size: Sequence[int]) -> Rle:
         DataError: Wrong type, a size other than the image's, runs that do not add up to the image.
     """
     height, width = check_size(image_size)
-    if isinstance(segmentation, list):
-        return polygons_to_rle([np.asarray(p, dtype=np.float64).reshape(-1, 2) for p in segmentation], (height, width))
+    try:
+        if isinstance(segmentation, list):
+            polygons = [np.asarray(p, dtype=np.float64).reshape(-1, 2) for p in segmentation]
+            return polygons_to_rle(polygons, (height, width))
+        return _from_coco_runs(segmentation, (height, width))
+    except OverflowError as error:
+        # An infinity, or an integer of any length.
+        what = "polygon coordinates" if isinstance(segmentation, list) else "RLE counts"
+        raise DataError(f"{what} are damaged", fix="Write the file again.") from error
+    except (TypeError, ValueError, IndexError) as error:
+        raise DataError("segmentation must be polygons or an RLE of the image", fix="Write the file again.") from error
+
+
+def _from_coco_runs(segmentation: Any, image_size: tuple[int, int]) -> Rle:
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
         raise DataError("segmentation must be polygons or an RLE with size and counts", fix="Write the file again.")
+    height, width = image_size
     if [int(v) for v in segmentation["size"]] != [height, width]:
         raise DataError(
             f"RLE must have the image's size [{height}, {width}], got {segmentation['size']}",
@@ -148,15 +161,18 @@ def from_coco(segmentation: Any, image_size: Sequence[int]) -> Rle:
     counts = segmentation["counts"]
     if isinstance(counts, list):
         lengths = np.asarray(counts, dtype=np.int64)
-    else:
-        raw = counts.encode("ascii", "replace") if isinstance(counts, str) else bytes(counts)
+    elif isinstance(counts, str | bytes):
+        raw = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
         lengths = runs({"size": [height, width], "counts": raw})
-    if lengths.size and (lengths.min() < 0 or int(lengths.sum()) != height * width):
-        raise DataError(
-            f"RLE runs must add up to {height * width} pixels, got {int(lengths.sum())}", fix="Write the masks again."
-        )
+    else:
+        # Anything else is never made into bytes: of an integer that would take as many of them.
+        raise DataError("RLE counts must be a text or a list of integers", fix="Write the file again.")
+    # Python's integers: numpy's sum could wrap around to the right one.
+    total = sum(lengths.tolist())
+    if lengths.size and (lengths.min() < 0 or total != height * width):
+        raise DataError(f"RLE runs must add up to {height * width} pixels, got {total}", fix="Write the masks again.")
     # pycocotools does not check that runs fit the image before it writes: only counts checked here reach it.
-    return _from_runs(lengths, (height, width)) if lengths.size else empty((height, width))
+    return _from_runs(lengths, image_size) if lengths.size else empty(image_size)
 
 
 def to_coco(rle: Rle) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What both detectors do with films and targets first: check them, resize them, put them into one batch."""
+"""What both detectors do with films and targets: check them, resize them, put them into one batch, and back."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
 from vertinst.errors import DataError
+from vertinst.models._pasting import paste_roi_masks
 
 __all__ = ["FilmTransform", "Target", "check_images", "check_targets"]
 
@@ -45,6 +46,18 @@ class FilmTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
         scale = target["boxes"].new_tensor([size[1] / width, size[0] / height] * 2)
         masks = _resample(target["masks"].to(image.dtype)[:, None], size)[:, 0]
         return image, {**target, "boxes": target["boxes"] * scale, "masks": masks}
+
+    def postprocess(
+        self, result: list[Target], image_shapes: list[tuple[int, int]], original_image_sizes: list[tuple[int, int]]
+    ) -> list[Target]:
+        """Mask R-CNN's detections in the films' own pixels; in training they pass unchanged."""
+        if self.training:
+            return result
+        films = []
+        for found, resized, size in zip(result, image_shapes, original_image_sizes, strict=True):
+            boxes = resize_boxes(found["boxes"], resized, size)
+            films.append({**found, "boxes": boxes, "masks": paste_roi_masks(found["masks"], boxes, size)})
+        return films
 
 
 def check_images(images: Sequence[Tensor]) -> None:

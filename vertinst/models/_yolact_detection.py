@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from vertinst.models._pasting import blank_masks
+
 __all__ = ["assemble_masks", "fast_nms", "paste_masks"]
 
 
@@ -60,9 +62,9 @@ def paste_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int], scale
         scale: Pixels of the masks per pixel of the film, (vertical, horizontal).
 
     Returns:
-        (N, 1, H, W) float, zero outside the boxes.
+        (N, 1, H, W) float32, zero outside the boxes.
     """
-    pasted = masks.new_zeros((masks.shape[0], 1, *image_size))
+    pasted = blank_masks(masks.shape[0], image_size, masks.device)
     for index, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
         rows, columns = _pixels(y1, y2, image_size[0]), _pixels(x1, x2, image_size[1])
         patch = _sample_rows(_sample_rows(masks[index], rows, scale[0]).T, columns, scale[1]).T

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vertinst.cli import run
+from vertinst.cli import merged_choice, run
 
 TINY = [
     "--set", "model.backbone=resnet18", "--set", "model.channels=32", "--set", "model.image_size=128",
@@ -108,6 +108,12 @@ def test_an_existing_output_folder_is_refused(study, capsys, tmp_path, command):
     assert (tmp_path / "mine.txt").exists()
 
 
+def test_a_wrong_option_deletes_nothing_even_with_overwrite(capsys, tmp_path):
+    (tmp_path / "mine.txt").touch()
+    fails(capsys, ["phantom", "--count", "1", "--bits", "7", "--out", str(tmp_path), "--overwrite"], "bits")
+    assert (tmp_path / "mine.txt").exists()
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -138,7 +144,8 @@ def test_faults_of_files_are_one_message_each(study, capsys, tmp_path):
         "no (films|images|entries)|empty|not a VIA",
     )
     fails(capsys, ["convert-via", str(project), "--images", str(tmp_path), *out], "P0001|\\.png")
-    fails(capsys, ["convert-via", str(project), "--images", images, "--out", str(project)], "overwrite the annotations")
+    fails(capsys, ["convert-via", str(project), "--images", images, "--out", str(project)], "overwrite an input")
+    fails(capsys, ["evaluate", "--gt", f"{study}/coco.json", "--pred", "x", "--out", f"{study}/coco.json"], "an input")
     fails(capsys, ["predict", "--weights", f"{tmp_path}/none", images, "--out", f"{tmp_path}/p"], "none")
     fails(capsys, ["predict", "--weights", f"{study}/run", str(tmp_path), "--out", f"{tmp_path}/p"], "film")
     fails(capsys, ["evaluate", "--gt", f"{tmp_path}/empty.json", "--pred", f"{study}/run/val", *out], "empty.json")
@@ -159,7 +166,7 @@ def test_faults_of_files_are_one_message_each(study, capsys, tmp_path):
         ["predict", "--weights", f"{study}/run", images, "--out", f"{tmp_path}/p", "--score", "2"],
         "score_threshold",
     )
-    fails(capsys, ["train", "--nonsense"], "nonsense")
+    fails(capsys, ["train", "--nonsense"], "nonsense.*\nTry: vertinst train --help")
     assert not (tmp_path / "out.json").exists()
     assert not (tmp_path / "p").exists()
 
@@ -217,12 +224,21 @@ def test_as_a_program():
         )
 
     assert re.fullmatch(r"vertinst \d+\.\d+\.\d+\n", program("--version").stdout)
-    assert "convert-via" in program("--help").stdout
+    everything = program("--help").stdout
+    assert "convert-via" in everything
+    assert "..." not in everything.split("Commands:")[1], "a command's summary is cut off"
+    bare = program()
+    assert (bare.returncode, bare.stdout, bare.stderr) == (0, everything, "")
     missing = program("split", "none.json", "--out", "x")
     assert missing.returncode == 2
     assert "none.json" in missing.stderr
     assert "Traceback" not in missing.stderr
     assert "Traceback" in program("split", "none.json", "--out", "x", "--debug").stderr
+
+
+def test_merged_classes_may_have_blanks_between_them():
+    assert merged_choice("cage, screw") == ["cage", "screw"]
+    assert merged_choice("bone+implants") == "bone+implants"
 
 
 def test_an_internal_fault_shows_no_contents(capsys, monkeypatch):

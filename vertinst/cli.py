@@ -91,7 +91,8 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
         Exit code: 0 done, 2 a fault that the user can mend, 130 interrupted, 1 a fault of vertinst.
     """
     try:
-        code = app(arguments, prog_name="vertinst", standalone_mode=False)
+        # Without arguments click raises the help as if it were an error.
+        code = app(arguments or ["--help"], prog_name="vertinst", standalone_mode=False)
     except typer.Exit as stop:
         return int(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -108,7 +109,8 @@ def _explain(error: Exception) -> int:
     # click's own usage errors (an option that does not exist) carry their message in `format_message`.
     describe: Callable[[], str] | None = getattr(error, "format_message", None)
     if describe is not None:
-        err.print(f"Error: {describe()}\nTry: vertinst --help")
+        command = getattr(getattr(error, "ctx", None), "command_path", "vertinst")
+        err.print(f"Error: {describe()}\nTry: {command} --help")
         return 2
     if isinstance(error, VertinstError):
         err.print(f"Error: {error}")
@@ -133,14 +135,14 @@ def phantom(
     bits: Annotated[int, typer.Option(help="8 or 16 bits per pixel.")] = 8,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make phantom films of a lumbar spine with a VIA project and the truth."""
-    from vertinst.data.phantom import make_phantoms
-    from vertinst.files import prepare_folder
+    """Make phantom films with a VIA project.
 
-    if overwrite:
-        prepare_folder(out_folder, overwrite=True)
+    Films of a lumbar spine in three dimensions, some with implants, and the truth about them.
+    """
+    from vertinst.data.phantom import make_phantoms
+
     with progress_display() as progress:
-        make_phantoms(count, seed, out_folder, bits=bits, progress=progress)
+        make_phantoms(count, seed, out_folder, bits=bits, overwrite=overwrite, progress=progress)
     out.print(f"{count} films in {out_folder / 'images'}, annotations in {out_folder / 'via_project.json'}")
 
 
@@ -149,27 +151,40 @@ def convert_via(
     files: Annotated[list[Path], typer.Argument(help="VIA exports or projects; several are merged.")],
     images: Annotated[Path, typer.Option(help="Folder of the films.")],
     out_file: Annotated[Path, typer.Option("--out", help="COCO file to write; <name>.skipped.csv beside it.")],
-    class_attribute: Annotated[str | None, typer.Option(help="Region attribute that holds the class.")] = None,
+    class_attribute: Annotated[str | None, typer.Option(help="Region attribute of the class, if several fit.")] = None,
     class_map: Annotated[Path | None, typer.Option(help="YAML or JSON: your name -> class, or null to skip.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail if any region is skipped or repaired.")] = False,
 ) -> None:
-    """Convert VIA annotations to COCO; whatever is skipped or repaired is listed."""
+    """Convert VIA annotations to COCO.
+
+    Whatever is skipped or repaired is listed with its film, region and reason.
+    """
     from vertinst import plugins
 
     via = plugins.load("converters", "via")
     names = via.read_class_map(class_map) if class_map else None
-    dataset, skips = via.read(files, images, class_attribute=class_attribute, class_map=names)
+    refuse_to_replace(out_file, *files, class_map)
+    with progress_display() as progress:
+        dataset, skips = via.read(files, images, class_attribute=class_attribute, class_map=names, progress=progress)
     list_skips(skips)
     if strict and skips:
         raise ConfigError(
             f"{len(skips)} regions were skipped or repaired and --strict is set; nothing was written",
             fix="Mend the regions listed above in VIA, or leave out --strict.",
         )
-    if any(out_file.resolve() == f.resolve() for f in files):
-        raise ConfigError("the output would overwrite the annotations", where=out_file, fix="Choose another --out.")
     plugins.load("converters", "coco").write(dataset, out_file)
     write_skips(skips, out_file.with_suffix(".skipped.csv"))
     show_counts(dataset.counts(), f"{len(dataset)} films, written to {out_file}")
+
+
+def refuse_to_replace(out_file: Path, *inputs: Path | None) -> None:
+    """Refuse an output that is one of the command's own inputs.
+
+    Raises:
+        ConfigError: It is.
+    """
+    if any(out_file.resolve() == path.resolve() for path in inputs if path is not None):
+        raise ConfigError("the output would overwrite an input", where=out_file, fix="Choose another --out.")
 
 
 def list_skips(skips: Iterable[Any], most: int = 20) -> None:
@@ -216,10 +231,12 @@ def split(
     seed: Annotated[int, typer.Option(help="The same seed gives the same split.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Split a COCO file by patient: no patient is on two sides."""
+    """Split a COCO file by patient.
+
+    No patient is on two sides. Films that name no patient count as one patient each.
+    """
     from vertinst import plugins
     from vertinst.data.splits import split_by_patient, write_split
-    from vertinst.files import prepare_folder
 
     try:
         shares = [float(r) for r in ratios.split(",")]
@@ -228,9 +245,7 @@ def split(
             f"--ratios must be numbers like 0.8,0.1,0.1, got {ratios!r}", fix="Write three numbers."
         ) from None
     parts = split_by_patient(plugins.load("converters", "coco").read(coco_file), shares, seed)
-    if overwrite:
-        prepare_folder(out_folder, overwrite=True)
-    write_split(parts, out_folder)
+    write_split(parts, out_folder, overwrite=overwrite)
     if not parts.grouped:
         err.print(
             "No film names its patient: each film was taken as its own patient. Films of one patient may be apart."
@@ -347,9 +362,11 @@ def evaluate(
 
     settings = {"merged": merged_choice(classes), "level_range": levels, "iou_threshold": iou}
     options = check_settings(EvaluateOptions, settings, "evaluate")
+    refuse_to_replace(out_file, gt, pred)
     dataset = plugins.load("converters", "coco").read(gt)
     spines = read_folder(pred) if pred.is_dir() else spines_from_coco_results(pred, dataset, gt=gt)
-    metrics = score_predictions(dataset, spines, options=options)
+    with progress_display() as progress:
+        metrics = score_predictions(dataset, spines, options=options, progress=progress)
     write_metrics(metrics, out_file)
     show_metrics(metrics)
     out.print(f"Written to {out_file}")
@@ -357,7 +374,7 @@ def evaluate(
 
 def merged_choice(classes: str) -> str | list[str]:
     """`--classes` as the functions take it: a group's name, or a list of names."""
-    return classes if classes in ("bone", "bone+implants") else classes.split(",")
+    return classes if classes in ("bone", "bone+implants") else [name.strip() for name in classes.split(",")]
 
 
 def show_metrics(metrics: dict[str, Any]) -> None:
@@ -410,9 +427,13 @@ def report(
     pred: Annotated[Path | None, typer.Option(help="Folder of predictions to show instead of the run's own.")] = None,
     metrics: Annotated[Path | None, typer.Option(help="Numbers written by evaluate.")] = None,
 ) -> None:
-    """Write one self-contained HTML page: numbers, curves, overlays."""
+    """Write a report as one HTML page.
+
+    Numbers, training curves, and films with their labelled overlays; no link to any other host.
+    """
     from vertinst.report.html import write_report
 
+    refuse_to_replace(out_file, metrics)
     write_report(source, out_file, predictions=pred, metrics=metrics)
     out.print(f"Report: {out_file.resolve()}")
 
@@ -425,7 +446,10 @@ def demo(
     seed: Annotated[int, typer.Option(help="Another seed, other films.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Go the whole way on phantom films: from a VIA file to a labelled report."""
+    """Go the whole way on phantom films.
+
+    From a VIA file through training to a labelled report.
+    """
     from vertinst.demo import run_demo
 
     start = time.monotonic()
@@ -439,7 +463,10 @@ def demo(
 
 @app.command()
 def doctor() -> None:
-    """Tell versions, devices, the precision chosen, and what is missing with the command that mends it."""
+    """Tell what is there and what is missing.
+
+    Versions, devices, the precision chosen, and the command that mends what is missing.
+    """
     from vertinst.doctor import examine
 
     table = Table("what", "found", "mend", title=f"vertinst {__version__}", title_justify="left")

@@ -109,3 +109,13 @@ def test_boxes_are_tight_with_exclusive_ends(left: int, top: int, width: int, he
     mask[0, top : top + height, left] = True
     assert mask_boxes(mask).tolist() == [[left, top, left + width, top + height]]
     assert mask_boxes(mask).dtype == torch.float32
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 300), (300, 1)])
+def test_films_narrower_than_the_blur_are_changed_too(size: tuple[int, int]) -> None:
+    film, masks = torch.full((1, *size), 0.5), torch.ones((1, *size), dtype=torch.bool)
+    transform = build_augment(AugmentConfig(**{**OFF, "blur_px": 2.0, "window": 0.1}))
+    changed, _, kept = augment(film, masks, transform, seed=0)
+    assert changed.shape == film.shape
+    assert not torch.equal(changed, film)
+    assert kept.tolist() == [0]

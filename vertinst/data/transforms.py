@@ -55,6 +55,15 @@ class RandomTone(v2.Transform):  # type: ignore[misc]
         return tv_tensors.wrap(pixels, like=inpt)
 
 
+class RandomBlur(v2.GaussianBlur):  # type: ignore[misc]
+    """Random Gaussian blur that leaves films alone which are narrower than its kernel can be mirrored into."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Blur the film; masks pass unchanged."""
+        narrow = min(inpt.shape[-2:]) <= max(self.kernel_size) // 2
+        return inpt if narrow else super().transform(inpt, params)
+
+
 def build_augment(config: AugmentConfig) -> Augment:
     """All changes that are switched on, as one transform of (film (1, H, W) float 0..1, masks (N, H, W))."""
     parts: list[v2.Transform] = []
@@ -72,7 +81,7 @@ def build_augment(config: AugmentConfig) -> Augment:
     if config.blur_px:
         # The lower end must be positive; at a twentieth of a pixel the kernel is the identity.
         kernel = 2 * math.ceil(2 * config.blur_px) + 1
-        parts.append(v2.GaussianBlur(kernel, sigma=(min(0.05, config.blur_px), config.blur_px)))
+        parts.append(RandomBlur(kernel, sigma=(min(0.05, config.blur_px), config.blur_px)))
     if config.gamma or config.window or config.noise:
         parts.append(RandomTone(config.gamma, config.window, config.noise))
     transform: Augment = v2.Compose(parts) if parts else _unchanged

@@ -52,6 +52,12 @@ def test_what_goes_in_comes_out(model: torch.nn.Module, tmp_path: Path) -> None:
         assert rebuilt.state_dict()[name].dtype == tensor.dtype
 
 
+def test_weights_can_be_read_by_whom_the_umask_lets(model: torch.nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    checkpoints.save(tmp_path / "weights.safetensors", model.state_dict(), described())
+    assert (tmp_path / "weights.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_channels_last_weights_can_be_saved(model: torch.nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     checkpoints.save(path, model.to(memory_format=torch.channels_last).state_dict(), described())

@@ -118,8 +118,12 @@ def save(
 
 
 def _save_file(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    path.touch()
+    mode = path.stat().st_mode
     try:
         save_file(tensors, path, metadata=metadata)
+        # The library lets nobody but the owner read the file, whatever the user's umask says.
+        path.chmod(mode)
     except SafetensorError as error:
         # The library wraps the system's error (disk full) in its own.
         raise OSError(str(error)) from error

@@ -247,12 +247,28 @@ def test_a_loss_that_is_no_number_names_films_and_loss_and_keeps_the_checkpoint(
     poisoned(monkeypatch, step=7)
     message = (
         r"^\d\.png: loss must be a finite number, got loss = nan, loss_mask = nan\n(.|\n)*optim\.lr(.|\n)*precision"
+        r"(.|\n)*init\.weights=\S+/run/last\.safetensors"
     )
     with pytest.raises(NonFiniteLossError, match=message):
         train(config, films, films, images, tmp_path / "run")
     last = checkpoints.read(tmp_path / "run" / "last.safetensors")
     assert last.description.epoch == 1
     assert all(torch.isfinite(t).all() for t in last.weights.values() if t.is_floating_point())
+
+
+def test_outputs_that_are_no_numbers_in_validation_stop_the_run(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny()
+
+    def diverged(*args: object, **kwargs: object) -> None:
+        raise CheckpointError("outputs must be finite", fix="Take an earlier checkpoint.")
+
+    monkeypatch.setattr("vertinst.engine.train.validate", diverged)
+    message = r"diverged in epoch 1: outputs must be finite\nLower optim\.lr.*No epoch was finished"
+    with pytest.raises(NonFiniteLossError, match=message):
+        train(config, films, films, images, tmp_path / "run")
+    assert not (tmp_path / "run" / "last.safetensors").exists()
 
 
 def test_gradients_that_are_no_numbers_never_reach_the_weights(

@@ -27,7 +27,7 @@ from vertinst.engine.predict import Predictor, load_model, predict_films
 from vertinst.engine.run_folder import Curves, RunFolder, fingerprint
 from vertinst.engine.seeding import reproducible, seed_everything
 from vertinst.engine.validate import summary_numbers, validate
-from vertinst.errors import DataError, NonFiniteLossError, VertinstError
+from vertinst.errors import CheckpointError, DataError, NonFiniteLossError, VertinstError
 from vertinst.progress import Progress, silent
 from vertinst.report.results import METRICS_NAME, read_folder
 from vertinst.structures import Dataset
@@ -95,7 +95,8 @@ def train(
         ConfigError: Unknown model or option; `resume` without a run or with other settings.
         OutputExistsError: `out` holds something.
         CheckpointError: `init.weights` cannot be used.
-        NonFiniteLossError: The loss is no finite number; the checkpoint of the last good epoch stays.
+        NonFiniteLossError: The loss, a gradient or an output in validation is no finite number; the checkpoint of
+            the last good epoch stays.
     """
     if not len(train_set):
         raise DataError("training needs at least one film, got none", fix="Check the split and its ratios.")
@@ -250,7 +251,7 @@ class Trainer:
             losses: dict[str, Tensor] = self.fitted(films, targets)
             total = torch.stack(list(losses.values())).sum()
             values = {name: float(value.detach()) for name, value in {"loss": total, **losses}.items()}
-            _check_finite(values, names)
+            self._check_finite(values, names)
             self.optimizer.zero_grad()
             self.fabric.backward(total)
         except torch.OutOfMemoryError as error:
@@ -261,9 +262,24 @@ class Trainer:
             ) from error
         limit = self.config.optim.clip_norm
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit if limit is not None else float("inf"))
-        _check_finite({"gradient": float(norm)}, names)
+        self._check_finite({"gradient": float(norm)}, names)
         self.optimizer.step()
         return values
+
+    def _check_finite(self, values: dict[str, float], names: list[str]) -> None:
+        wrong = ", ".join(f"{name} = {value}" for name, value in values.items() if not np.isfinite(value))
+        if wrong:
+            raise NonFiniteLossError(
+                f"loss must be a finite number, got {wrong}",
+                where=", ".join(names),
+                fix=f"Look at these films and their regions; else lower optim.lr or set precision=32. {self._again()}",
+            )
+
+    def _again(self) -> str:
+        """How to go on with other settings, which `resume` refuses."""
+        if not self.folder.last.is_file():
+            return "No epoch was finished: start again with --overwrite."
+        return f"A new run can start from the last good epoch: --set init.weights={self.folder.last}."
 
     def _report(self, text: str) -> None:
         epochs = self.config.schedule.epochs
@@ -285,14 +301,21 @@ class Trainer:
             precision=self.precision,
             device=self.fabric.device,
         )
-        metrics = validate(
-            predictor,
-            val_set,
-            images,
-            self.config.postprocess,
-            # Told as part of the training, whose end is what the user waits for.
-            progress=lambda done, total, text: self._report(f"{text} {done} of {total}"),
-        )
+        try:
+            metrics = validate(
+                predictor,
+                val_set,
+                images,
+                self.config.postprocess,
+                # Told as part of the training, whose end is what the user waits for.
+                progress=lambda done, total, text: self._report(f"{text} {done} of {total}"),
+            )
+        except CheckpointError as error:
+            raise NonFiniteLossError(
+                f"training diverged in epoch {self.state.epoch}: {error.message}",
+                where=self.folder.path,
+                fix=f"Lower optim.lr, clip gradients (optim.clip_norm) or set precision=32. {self._again()}",
+            ) from error
         self.state.seconds += time.monotonic() - started
         return metrics
 
@@ -334,14 +357,3 @@ def _predict_validation(config: Config, folder: RunFolder, val_set: Dataset, ima
         predictor, films, folder.val, options=config.postprocess, overwrite=True, progress=progress, root=images
     )
     write_metrics(evaluate(val_set, read_folder(folder.val)), folder.val / METRICS_NAME)
-
-
-def _check_finite(values: dict[str, float], names: list[str]) -> None:
-    wrong = [name for name, value in values.items() if not np.isfinite(value)]
-    if wrong:
-        raise NonFiniteLossError(
-            f"loss must be a finite number, got {', '.join(f'{name} = {values[name]}' for name in wrong)}",
-            where=", ".join(names),
-            fix="Look at these films and their regions; else lower optim.lr or set precision=32. The checkpoint of "
-            "the last good epoch is kept: go on with --resume.",
-        )

@@ -15,8 +15,9 @@ import yaml
 from vertinst.errors import DataError
 from vertinst.files import read_json
 from vertinst.structures.dataset import CLASSES
+from vertinst.structures.spine import level_name
 
-__all__ = ["ClassNames", "Named", "level_name", "read_class_map"]
+__all__ = ["ClassNames", "Named", "read_class_map"]
 
 _ALIASES = {
     "lumbar": (
@@ -34,8 +35,6 @@ _ALIASES = {
 }
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
 _SEPARATORS = re.compile(r"[\s_\-./]+")
-_LEVEL = re.compile(r"(t|th|d|bwk|l|lwk|lw|s|swk|sw) ?(\d{1,2})")
-_REGION = {"t": "T", "th": "T", "d": "T", "bwk": "T", "l": "L", "lwk": "L", "lw": "L", "s": "S", "swk": "S", "sw": "S"}
 # The paper counts T12 among the lumbar vertebrae and annotates no higher one; of the sacrum S1 and S2.
 _LEVEL_CLASS = {"T12": "lumbar", **{f"L{n}": "lumbar" for n in range(1, 6)}, "S1": "sacral", "S2": "sacral"}
 _MAX_MAP_BYTES = 10_000_000
@@ -77,13 +76,6 @@ class ClassNames:
         if self._folded and (key := _fold(name)) in self._folded:
             return Named(self._folded[key])
         return _known(name)
-
-
-def level_name(text: str) -> str | None:
-    """`T12`, `L1` ... `L5`, `S1` or `S2` for the ways to write them (`LWK 5`, `Th12`, `s1`); None for all else."""
-    match = _LEVEL.fullmatch(_fold(text))
-    level = f"{_REGION[match[1]]}{int(match[2])}" if match else ""
-    return level if level in _LEVEL_CLASS else None
 
 
 def read_class_map(path: Path) -> dict[str, str | None]:
@@ -137,7 +129,7 @@ def _known(name: str) -> Named | None:
     if category is not None:
         return Named(category)
     level = level_name(name)
-    return Named(_LEVEL_CLASS[level], level) if level else None
+    return Named(_LEVEL_CLASS[level], level) if level in _LEVEL_CLASS else None
 
 
 @functools.cache

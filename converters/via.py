@@ -12,8 +12,9 @@ from vertinst.progress import Progress, silent, track
 from vertinst.structures import rle as rle_masks
 from vertinst.structures.dataset import CLASSES, Annotation, Dataset, ImageRecord
 from vertinst.structures.rle import Rle
+from vertinst.structures.spine import level_name
 
-from ._class_names import level_name, read_class_map
+from ._class_names import read_class_map
 from ._film_attributes import film_fields
 from ._films import FilmFolder, film_size
 from ._skip import Skip
@@ -158,12 +159,13 @@ def _part(
 
 
 def _levelled(attributes: Mapping[str, Any], level: str | None, options: Options) -> Mapping[str, Any]:
-    """Attributes with the level that the class value named, or that the label of a `level` option names."""
+    """Attributes with the level that the class value named, or that the label or tick of a `level` option names."""
     texts = [text for choice in ticked(attributes, "level", options) for text in choice]
     if not texts:
         return {**attributes, "level": level} if level else attributes
     named = level_name(texts[0])
-    return {**attributes, "level": named} if len(texts) == 2 and named else attributes
+    is_option = len(texts) == 2 or isinstance(attributes["level"], Mapping)
+    return {**attributes, "level": named} if is_option and named else attributes
 
 
 def _repeats(part: _Part, entries: Sequence[Entry], seen: dict[bytes, list[_Part]], skips: list[Skip]) -> bool:

@@ -244,6 +244,14 @@ def test_option_ids_are_translated(tmp_path):
     assert metal.attributes["class"] == 1
 
 
+def test_levels_of_ticks_and_of_options_above_the_lumbar_spine(tmp_path):
+    ticked = region(label="lumbar", level={"Th11": False, "LWK 1": True})
+    chosen = region(box(40), label="lumbar", level="7")
+    path = project(tmp_path, entry([ticked, chosen]), region_options={"level": {"7": "Th11"}})
+    dataset, _ = via.read([path], film(tmp_path))
+    assert [a.level for a in dataset.images[0].annotations] == ["L1", "T11"]
+
+
 @pytest.mark.parametrize(
     "hostile", [None, [], {"region": []}, {"region": {"class": 3}}, {"region": {"class": {"options": [1]}}}]
 )

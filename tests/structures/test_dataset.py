@@ -3,7 +3,7 @@ import pytest
 
 from vertinst.errors import DataError
 from vertinst.structures import Annotation, Dataset, ImageRecord, Spine, Vertebra, rle
-from vertinst.structures.spine import LEVELS, level_above
+from vertinst.structures.spine import LEVELS, level_above, level_name
 
 MASK = rle.paste(np.ones((4, 4), dtype=bool), 1, 1, (20, 30))
 
@@ -65,6 +65,21 @@ def test_impossible_films_are_refused(changes, message):
 def test_annotated_levels_are_read_as_people_write_them():
     assert Annotation("lumbar", MASK, attributes={"level": " l5 "}).level == "L5"
     assert Annotation("lumbar", MASK, attributes={"level": ""}).level is None
+    assert Annotation("lumbar", MASK, attributes={"level": "Th12"}).level == "T12"
+    assert Annotation("lumbar", MASK, attributes={"level": "LWK 3"}).level == "L3"
+    assert Annotation("lumbar", MASK, attributes={"level": "bwk_9"}).level == "T9"
+    assert Annotation("lumbar", MASK, attributes={"level": "l6"}).level == "L6"
+    assert Annotation("lumbar", MASK, attributes={"level": {"L5": True}}).level is None
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_level_is_its_own_name(level):
+    assert level_name(level) == level_name(level.lower()) == level
+
+
+@pytest.mark.parametrize("text", ["", "L", "5", "L6", "T13", "S0", "X1", "L5 L4", "+1", "L٥ x"])
+def test_what_is_no_level_has_no_name(text):
+    assert level_name(text) is None
 
 
 def test_levels_are_counted_upward():

@@ -11,6 +11,7 @@ import numpy as np
 from vertinst.errors import DataError
 from vertinst.structures.instances import Instances
 from vertinst.structures.rle import Rle, check_size
+from vertinst.structures.spine import level_name
 
 __all__ = ["BONE", "CLASSES", "IMPLANTS", "Annotation", "Dataset", "ImageRecord", "Outline"]
 
@@ -45,9 +46,10 @@ class Annotation:
 
     @property
     def level(self) -> str | None:
-        """The vertebra's name as annotated (L5, S1), or None."""
+        """The vertebra's name (L5, S1) as annotated, spelt our way where it is a level (`Th12` is T12), or None."""
         level = self.attributes.get("level")
-        return str(level).strip().upper() if level else None
+        text = str(level).strip() if isinstance(level, str | int) else ""
+        return level_name(text) or text.upper() or None
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from vertinst.errors import DataError
 from vertinst.structures.rle import Rle
 
-__all__ = ["LEVELS", "Implant", "Spine", "Vertebra", "level_above"]
+__all__ = ["LEVELS", "Implant", "Spine", "Vertebra", "level_above", "level_name"]
 
 LEVELS: tuple[str, ...] = (
     *(f"S{n}" for n in range(5, 0, -1)),
@@ -23,6 +23,18 @@ LEVELS: tuple[str, ...] = (
 """Names from the sacrum up: S5 ... S1, L5 ... L1, T12 ... T1, C7 ... C1."""
 
 _RELATIVE = re.compile(r"\+\d+")
+_WRITTEN = re.compile(r"(c|hwk|t|th|d|bwk|l|lwk|lw|s|swk|sw)[\s_\-./]*(\d{1,2})", re.IGNORECASE)
+_REGION = {"HWK": "C", "TH": "T", "D": "T", "BWK": "T", "LWK": "L", "LW": "L", "SWK": "S", "SW": "S"}
+
+
+def level_name(text: str) -> str | None:
+    """The level that a text means (`Th12`, `LWK 5`, `s1`, `bwk_12`), or None if it is none of `LEVELS`."""
+    match = _WRITTEN.fullmatch(text.strip())
+    if match is None:
+        return None
+    region = match[1].upper()
+    level = f"{_REGION.get(region, region)}{int(match[2])}"
+    return level if level in LEVELS else None
 
 
 def level_above(level: str, steps: int = 1) -> str | None:

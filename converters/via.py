@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vertinst.data.radiograph import read_size
 from vertinst.errors import DataError
 from vertinst.progress import Progress, silent, track
 from vertinst.structures import rle as rle_masks
@@ -16,7 +17,7 @@ from vertinst.structures.spine import level_name
 
 from ._class_names import read_class_map
 from ._film_attributes import film_fields
-from ._films import FilmFolder, film_size
+from ._films import FilmFolder
 from ._skip import Skip
 from ._via_classes import ClassReader, choose_classes, ticked, truth
 from ._via_files import Entry, Options, Region, read_entries, tidy
@@ -76,7 +77,7 @@ def read(
     films = _by_film(entries, FilmFolder(images))
     steps = track(films.items(), len(films), "reading annotations", progress)
     for number, (file_name, group) in enumerate(steps, start=1):
-        records.append(_record(number, file_name, group, film_size(images / file_name), classes, skips))
+        records.append(_record(number, file_name, group, read_size(images / file_name), classes, skips))
     return Dataset(_categories(records), tuple(records)), tuple(skips)
 
 

@@ -224,7 +224,7 @@ def test_missing_films_are_counted_and_named(films):
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
 def test_unreadable_film(films, content):
     (films / "a.png").write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.png: cannot be read as an image"):
+    with pytest.raises(DataError, match=r"a\.png: is not an image that can be read"):
         read(films, GOOD)
 
 

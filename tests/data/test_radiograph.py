@@ -94,6 +94,23 @@ def test_exif_orientation_is_obeyed(tmp_path: Path, ramp: np.ndarray, orientatio
     np.testing.assert_allclose(film.pixels, expected(upright), atol=1e-2)
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("kind", ["grey", "deep", "colour"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_tiff_is_the_same_film_as_a_turned_png(
+    tmp_path: Path, ramp: np.ndarray, orientation: int, kind: str, compression: str | None
+) -> None:
+    eight = (ramp // 256).astype(np.uint8)
+    stored = {"grey": eight, "deep": eight.astype(np.uint16) * 257, "colour": np.stack([eight] * 3, axis=-1)}[kind]
+    Image.fromarray(stored).save(tmp_path / "film.tif", tiffinfo={274: orientation}, compression=compression)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(eight).save(tmp_path / "film.png", exif=exif)
+    film, same = read_film(tmp_path / "film.tif"), read_film(tmp_path / "film.png")
+    assert film.image_size == same.image_size == read_size(tmp_path / "film.tif") == read_size(tmp_path / "film.png")
+    np.testing.assert_allclose(film.pixels, same.pixels, atol=1e-6)
+
+
 def test_tiff_whose_zero_is_white_is_turned_around(tmp_path: Path, ramp: np.ndarray) -> None:
     Image.fromarray(ramp).save(tmp_path / "film.tif", tiffinfo={262: 0})
     np.testing.assert_allclose(read_film(tmp_path / "film.tif").pixels, expected(65535 - ramp), atol=2e-3)

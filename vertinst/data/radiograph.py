@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +27,7 @@ BLACK_PERCENT, WHITE_PERCENT = 0.5, 99.5
 # Rec. 601 luma, for films that were saved as colour.
 LUMA_RGB = (0.299, 0.587, 0.114)
 EXIF_ORIENTATION = 0x0112
-TIFF_PHOTOMETRIC = 262
+TIFF_WIDTH, TIFF_HEIGHT, TIFF_PHOTOMETRIC = 256, 257, 262
 # EXIF orientation to (quarter turns counterclockwise, mirrored left to right after that).
 _UPRIGHT = ((0, False), (0, True), (2, False), (2, True), (3, True), (3, False), (1, True), (1, False))
 TURNS = dict(enumerate(_UPRIGHT, start=1))
@@ -61,9 +63,9 @@ def read_film(path: Path) -> Film:
         DataError: Missing, broken, truncated, no image, DICOM, larger than `MAX_PIXELS`, or of an unusual depth.
     """
     orientation = _inspect(path)[2]
-    stored = _decode(path)
+    stored, is_turned = _decode(path, orientation)
     grey = stored if stored.ndim == 2 else _luma(stored)
-    turns, mirrored = TURNS[orientation]
+    turns, mirrored = TURNS[1 if is_turned else orientation]
     upright = np.rot90(grey, turns)
     upright = upright[:, ::-1] if mirrored else upright
     bits = 8 * stored.dtype.itemsize
@@ -133,8 +135,11 @@ def _inspect(path: Path) -> tuple[int, int, int]:
     if path.suffix.lower() in DICOM_SUFFIXES:
         raise DataError("DICOM cannot be read yet", where=path, fix="Export the film as 16-bit PNG or TIFF.")
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             width, height = image.size
+            if isinstance(image, TiffImageFile):
+                # Newer Pillow has already turned the size of a TIFF, older has not: its tags are the same for both.
+                width, height = int(image.tag_v2[TIFF_WIDTH]), int(image.tag_v2[TIFF_HEIGHT])
             # A PNG without EXIF before its pixels would be decoded to the end in search of it.
             searched = image.format != "PNG" or "exif" in image.info
             orientation = image.getexif().get(EXIF_ORIENTATION, 1) if searched else 1
@@ -142,7 +147,7 @@ def _inspect(path: Path) -> tuple[int, int, int]:
         raise _too_large(path) from error
     except FileNotFoundError as error:
         raise DataError("no such film", where=path, fix="Check the image folder and the file name.") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, KeyError, TypeError) as error:
         raise DataError(
             "is not an image that can be read (PNG, JPEG or TIFF)", where=path, fix="Export the film again."
         ) from error
@@ -151,23 +156,36 @@ def _inspect(path: Path) -> tuple[int, int, int]:
     return height, width, orientation if orientation in TURNS else 1
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    with warnings.catch_warnings():
+        # Large films are expected; `_inspect` bounds their size.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        # A file and not its name: by name Pillow maps raw TIFFs into memory, and scrambles them where they are turned.
+        with path.open("rb") as file, Image.open(file) as image:
+            yield image
+
+
 def _too_large(path: Path) -> DataError:
     # Pillow has a limit of its own, which an application may have moved.
     limit = min(MAX_PIXELS, 2 * (Image.MAX_IMAGE_PIXELS or MAX_PIXELS))
     return DataError(f"must have at most {limit} pixels, got more", where=path, fix="Reduce the film's size.")
 
 
-def _decode(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
-    """Stored pixels, (H, W) or (H, W, 3) RGB, uint8 or uint16, not yet turned upright."""
+def _decode(path: Path, orientation: int) -> tuple[npt.NDArray[np.uint8 | np.uint16], bool]:
+    """Stored pixels, (H, W) or (H, W, 3) RGB, uint8 or uint16, and whether they are upright already."""
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
+            image.load()
+            # Pillow turns TIFFs, and no other format, while it decodes them.
+            is_turned = isinstance(image, TiffImageFile) and orientation != 1
             if image.mode in ("L", "LA", "1", "P", "PA", "I;16", "I;16B", "I;16L", "I", "F"):
-                return _grey(image, path)
-            if image.mode in ("RGB", "RGBA", "RGBX") and image.format in ("PNG", "TIFF"):
+                return _grey(image, path), is_turned
+            if image.mode in ("RGB", "RGBA", "RGBX") and image.format in ("PNG", "TIFF") and not is_turned:
                 deep = _deep_colour(path)
                 if deep is not None:
-                    return deep
-            return np.asarray(image.convert("RGB"))
+                    return deep, False
+            return np.asarray(image.convert("RGB")), is_turned
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise DataError(
             f"film is broken or cut short ({error})", where=path, fix="Copy or export the film again."

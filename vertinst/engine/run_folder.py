@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from torch.utils.tensorboard import SummaryWriter
 
 from vertinst import files
 from vertinst.config import Config, differences, save_config
 from vertinst.engine import checkpoint as checkpoints
+from vertinst.engine.board import Board
 from vertinst.engine.checkpoint import BEST, LAST, Checkpoint
 from vertinst.errors import CheckpointError, ConfigError, OutputExistsError
 from vertinst.structures import Dataset
@@ -129,7 +129,7 @@ class Curves:
     def __init__(self, folder: RunFolder, epochs: int) -> None:
         self.path = folder.curves
         self.rows = [row for row in _read_rows(self.path) if int(row["epoch"]) <= epochs]
-        self.board = SummaryWriter(str(folder.tensorboard), purge_step=epochs + 1)
+        self.board = Board(folder.tensorboard, epochs + 1)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Write the row of an epoch. Columns may be missing (no validation in this epoch): they stay empty."""
@@ -140,14 +140,8 @@ class Curves:
         writer.writeheader()
         writer.writerows(self.rows)
         files.write_text(self.path, text.getvalue())
-        for key, value in row.items():
-            if key != "epoch" and value is not None:
-                self.board.add_scalar(key, value, int(row["epoch"]))
-        self.board.flush()
-
-    def close(self) -> None:
-        """Close TensorBoard's file."""
-        self.board.close()
+        shown = {key: value for key, value in row.items() if key != "epoch" and value is not None}
+        self.board.add(shown, int(row["epoch"]))
 
 
 def _cell(value: float | int) -> str:

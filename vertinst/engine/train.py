@@ -189,13 +189,10 @@ class Trainer:
     def run(self, val_set: Dataset, images: Path) -> None:
         """Train until the schedule, patience or the clock ends it."""
         curves = Curves(self.folder, self.state.epoch)
-        try:
-            while not self._finished():
-                losses = self._epoch()
-                metrics = self._validate(val_set, images)
-                self._keep(losses, metrics, curves)
-        finally:
-            curves.close()
+        while not self._finished():
+            losses = self._epoch()
+            metrics = self._validate(val_set, images)
+            self._keep(losses, metrics, curves)
 
     def _finished(self) -> bool:
         state, schedule = self.state, self.config.schedule

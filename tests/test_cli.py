@@ -236,6 +236,21 @@ def test_as_a_program():
     assert "Traceback" in program("split", "none.json", "--out", "x", "--debug").stderr
 
 
+def test_overwrite_never_deletes_what_is_read(study, capsys):
+    images, refused = f"{study}/films/images", "will not delete this folder"
+    trained = [*train_on(study, f"{study}/split"), *TINY, "--overwrite", "--out"]
+    predicted = ["predict", images, "--overwrite", "--weights", f"{study}/run", "--out"]
+    before = sorted(study.rglob("*"))
+    fails(capsys, ["split", f"{study}/coco.json", "--out", f"{study}", "--overwrite"], refused)
+    fails(capsys, [*trained, f"{study}/split"], refused)
+    fails(capsys, [*trained, f"{study}/films"], refused)
+    fails(capsys, [*trained, f"{study}/run", "--set", f"init.weights={study}/run"], refused)
+    fails(capsys, [*predicted, f"{study}/run"], refused)
+    fails(capsys, [*predicted, images], refused)
+    fails(capsys, [*predicted, f"{study}/films"], refused)
+    assert sorted(study.rglob("*")) == before
+
+
 def test_merged_classes_may_have_blanks_between_them():
     assert merged_choice("cage, screw") == ["cage", "screw"]
     assert merged_choice("bone+implants") == "bone+implants"

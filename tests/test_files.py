@@ -82,6 +82,20 @@ def test_an_output_folder_is_never_overwritten_by_accident(tmp_path):
         prepare_folder(tmp_path / "plain")
 
 
+def test_a_folder_with_an_input_or_the_working_folder_in_it_is_not_deleted(tmp_path, monkeypatch):
+    study = tmp_path / "study"
+    (study / "here").mkdir(parents=True)
+    (study / "film.png").touch()
+    for inputs in ([study], [study / "film.png"], [study / "here" / ".." / "none.json"]):
+        with pytest.raises(OutputExistsError, match="it holds what is to be read"):
+            prepare_folder(study, overwrite=True, inputs=inputs)
+    monkeypatch.chdir(study / "here")
+    with pytest.raises(OutputExistsError, match="will not delete this folder"):
+        prepare_folder(study, overwrite=True)
+    assert (study / "film.png").exists()
+    prepare_folder(tmp_path / "other", overwrite=True, inputs=[study])
+
+
 def test_the_working_folder_is_not_deleted(tmp_path, monkeypatch):
     (tmp_path / "precious").touch()
     monkeypatch.chdir(tmp_path)

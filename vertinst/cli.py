@@ -237,6 +237,7 @@ def split(
     """
     from vertinst import plugins
     from vertinst.data.splits import split_by_patient, write_split
+    from vertinst.files import keep_inputs
 
     try:
         shares = [float(r) for r in ratios.split(",")]
@@ -245,6 +246,8 @@ def split(
             f"--ratios must be numbers like 0.8,0.1,0.1, got {ratios!r}", fix="Write three numbers."
         ) from None
     parts = split_by_patient(plugins.load("converters", "coco").read(coco_file), shares, seed)
+    if overwrite:
+        keep_inputs(out_folder, [coco_file])
     write_split(parts, out_folder, overwrite=overwrite)
     if not parts.grouped:
         err.print(
@@ -271,7 +274,10 @@ def train(
     """Train a model."""
     from vertinst.config import load_config
     from vertinst.engine.train import train as run_training
+    from vertinst.files import keep_inputs
 
+    if overwrite:
+        keep_inputs(out_folder, [data, Path(config)])
     run_config = load_config(config, settings or [])
     train_set, val_set = load_split(data, run_config.seed)
     with progress_display() as progress:
@@ -320,12 +326,15 @@ def predict(
     from vertinst.config import check_settings
     from vertinst.data.radiograph import find_films
     from vertinst.engine.predict import load_model, predict_films
+    from vertinst.files import keep_inputs
     from vertinst.postprocess.labelling import parse_anchor
     from vertinst.postprocess.pipeline import SpineOptions
 
     where = parse_anchor(anchor) if anchor else None
     options = check_settings(SpineOptions, {"score_threshold": score}, "--score")
     paths = find_films(films)
+    if overwrite:
+        keep_inputs(out_folder, [weights, *films])
     model = load_model(weights, precision=precision, device=device)
     with progress_display() as progress:
         predict_films(

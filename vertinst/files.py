@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from vertinst.errors import DataError, OutputExistsError, VertinstError
 
-__all__ = ["inside", "prepare_folder", "read_json", "write_bytes", "write_json", "write_text", "write_with"]
+__all__ = [
+    "inside",
+    "keep_inputs",
+    "prepare_folder",
+    "read_json",
+    "write_bytes",
+    "write_json",
+    "write_text",
+    "write_with",
+]
 
 MAX_JSON_BYTES = 2_000_000_000
 # What is deeper is no annotation, and would break whoever walks through it.
@@ -111,18 +120,20 @@ def _too_deep(content: Any) -> bool:
     return True
 
 
-def prepare_folder(path: Path, *, overwrite: bool = False) -> Path:
+def prepare_folder(path: Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> Path:
     """Make an output folder, refusing one that holds something.
 
     Args:
         path: The folder.
         overwrite: Delete what a folder of that name holds. Never set without the user's word.
+        inputs: What the work reads: a folder that holds any of it is not deleted, whatever the user's word.
 
     Returns:
         `path`, existing and empty.
 
     Raises:
-        OutputExistsError: It is a file, or a folder that is not empty and `overwrite` is false.
+        OutputExistsError: It is a file, or a folder that is not empty and `overwrite` is false; or a folder with an
+            input, the home or the working folder in it would be deleted.
     """
     if path.exists() and not path.is_dir():
         raise OutputExistsError("must be a folder, got a file", where=path, fix="Choose another output folder.")
@@ -131,14 +142,32 @@ def prepare_folder(path: Path, *, overwrite: bool = False) -> Path:
             raise OutputExistsError(
                 "output folder exists and is not empty", where=path, fix="Choose another folder or add --overwrite."
             )
-        if path.resolve() in (Path.home().resolve(), Path(path.anchor or "/").resolve(), Path.cwd().resolve()):
-            raise OutputExistsError("will not delete this folder", where=path, fix="Choose another output folder.")
+        keep_inputs(path, inputs)
         shutil.rmtree(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise VertinstError(f"cannot be made: {error.strerror}", where=path, fix="Choose another folder.") from error
     return path
+
+
+def keep_inputs(path: Path, inputs: Iterable[Path]) -> None:
+    """Refuse to delete a folder with something in it that must stay: an input, the home or the working folder.
+
+    Args:
+        path: The folder that `overwrite` would delete.
+        inputs: Files and folders that the work reads; they need not exist.
+
+    Raises:
+        OutputExistsError: It holds, or is, one of them.
+    """
+    folder = path.resolve()
+    if any(place.resolve().is_relative_to(folder) for place in (Path.home(), Path.cwd())):
+        raise OutputExistsError("will not delete this folder", where=path, fix="Choose another output folder.")
+    if any(place.resolve().is_relative_to(folder) for place in inputs):
+        raise OutputExistsError(
+            "will not delete this folder: it holds what is to be read", where=path, fix="Choose another output folder."
+        )
 
 
 def inside(folder: Path, name: str) -> Path:

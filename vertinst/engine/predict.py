@@ -197,13 +197,13 @@ def predict_films(
         `out`.
 
     Raises:
-        OutputExistsError: The folder is not empty.
+        OutputExistsError: The folder is not empty, or `overwrite` would delete films that are to be predicted.
         DataError: Two films would have the same results; or films could not be read, in which case all others have
             been written first and all of these are named; or a class of `merged` is unknown to the model.
     """
     names = _names(films, root)
     classes = merged_classes(merged, predictor.classes)
-    files.prepare_folder(out, overwrite=overwrite)
+    files.prepare_folder(out, overwrite=overwrite, inputs=films)
     broken: list[DataError] = []
     progress(0, len(films), "predicting")
     for done, (name, path) in enumerate(names.items(), start=1):

@@ -93,7 +93,7 @@ def train(
     Raises:
         DataError: No training film; a film is missing, broken or of another size; an unknown class.
         ConfigError: Unknown model or option; `resume` without a run or with other settings.
-        OutputExistsError: `out` holds something.
+        OutputExistsError: `out` holds something, or `overwrite` would delete the films or `init.weights` with it.
         CheckpointError: `init.weights` cannot be used.
         NonFiniteLossError: The loss, a gradient or an output in validation is no finite number; the checkpoint of
             the last good epoch stays.
@@ -104,6 +104,8 @@ def train(
     device = choose_device(config.device)
     for dataset in (train_set, val_set):
         check_films(dataset, images, config.classes)
+    if overwrite:
+        files.keep_inputs(out, [images, *([Path(config.init.weights)] if config.init.weights else [])])
     folder = RunFolder(out)
     data = fingerprint(train_set)
     last = folder.open(config, data, resume=resume, overwrite=overwrite)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import shapely
 
 from vertinst.structures import rle as rle_masks
-from vertinst.structures.rle import Rle
+from vertinst.structures.rle import MAX_OUTLINE_PX, Rle
 
 __all__ = ["MAX_COORDINATE_PX", "RegionFault", "check_points", "negative_size", "rasterise", "trace"]
 
@@ -19,8 +19,6 @@ Points = npt.NDArray[np.float64]
 
 # Beyond any film; the rasteriser works in 32-bit integers.
 MAX_COORDINATE_PX = 100_000.0
-# The rasteriser walks along the outline in steps of a fifth of a pixel and keeps them all: about 200 MB at this length.
-MAX_OUTLINE_PX = 2_000_000.0
 # Untangling may cut every edge with every other.
 MAX_REPAIRED_POINTS = 20_000
 # Between a circle and the polygon that stands for it.

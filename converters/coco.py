@@ -89,7 +89,7 @@ def read(path: Path) -> Dataset:
         grouped[image_id].append(annotation)
     keep = all(isinstance(key, int) and key >= 1 for key in images)
     records = tuple(
-        _with_annotations(image, key if keep else number, grouped[key])
+        replace(image, image_id=key if keep else number, annotations=tuple(grouped[key]))
         for number, (key, image) in enumerate(images.items(), start=1)
     )
     dataset = Dataset(tuple(categories.values()), records)
@@ -213,8 +213,3 @@ def _annotation(raw: Mapping[str, Any], category: str, image_size: tuple[int, in
         {name: fields.number_pair(point, f"named_keypoints.{name}", where) for name, point in points.items()},
         fields.flag(raw, "iscrowd", where) or fields.flag(raw, "ignore", where),
     )
-
-
-def _with_annotations(image: ImageRecord, image_id: int, annotations: list[Annotation]) -> ImageRecord:
-
-    return replace(image, image_id=image_id, annotations=tuple(annotations))

@@ -121,6 +121,7 @@ def test_sacrum_on_the_wrong_side_is_flagged():
     rows = [*ROWS[:4], ((20, 4, 40, 16), "sacral", 0.75)]
     spine = build_spine(found(rows), CLASSES)
     assert {v.level: v.flags for v in spine.vertebrae}["S2"] == ("out_of_order",)
+    assert "sacrum_on_both_sides" in spine.flags
 
 
 def test_truth_and_foreign_classes_are_refused():

@@ -89,7 +89,8 @@ def label_levels(
 
     Returns:
         Names and flags: `no_vertebra`, `no_sacrum`, `no_lumbar` (sacral instances alone: S1 is taken to be the
-        upper one on the film), `anchor_disagrees_with_sacrum`, `gap_between_A_B`, `beyond_levels`.
+        upper one on the film), `anchor_disagrees_with_sacrum`, `sacrum_on_both_sides` (of the chain: the better scored
+        one was believed, and if it is the false one every level is wrong), `gap_between_A_B`, `beyond_levels`.
     """
     if len(masks) == 0:
         return Levels([], [], [], [], ["no_vertebra", "no_sacrum"])
@@ -101,6 +102,7 @@ def label_levels(
     if anchor and len(lumbar_part) and len(sacral_part) and _disagrees(centroids, chain, sacral_part, scores, anchor):
         flags.append("anchor_disagrees_with_sacrum")
     below, wrong_side = _order_sacral(centroids, chain, sacral_part, up)
+    flags += ["sacrum_on_both_sides"] if wrong_side else []
     chain_names = _chain_names(len(chain), anchor, bool(len(sacral_part)))
     sacral_names = _sacral_names(len(below) + len(wrong_side), chain_names)
     named = dict(zip([*below, *wrong_side], sacral_names, strict=False)) | dict(zip(chain, chain_names, strict=False))

@@ -116,7 +116,11 @@ def from_json(content: Any, *, where: str) -> tuple[str, Spine, dict[str, Any]]:
         DataError: The content is not of the form of the schema, or its masks do not fit the film.
     """
     if not isinstance(content, dict) or "schema_version" not in content or "vertebrae" not in content:
-        raise DataError("must be a labelled JSON of vertinst, got another kind of file", where=where, fix=_FIX)
+        raise DataError(
+            "must be a labelled JSON of vertinst, got another kind of file",
+            where=where,
+            fix="Move it out of the results folder, or give the folder that `vertinst predict` wrote.",
+        )
     if content["schema_version"] != SCHEMA_VERSION:
         raise DataError(
             f"schema_version must be {SCHEMA_VERSION}, got {str(content['schema_version'])[:20]}",

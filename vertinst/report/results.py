@@ -200,7 +200,10 @@ def read_films(folder: Path) -> list[FilmResult]:
     films: dict[str, FilmResult] = {}
     for path in _json_files(folder):
         file_name, spine, provenance = labelled.read(path)
-        film_paths(folder, file_name)
+        try:
+            film_paths(folder, file_name)
+        except DataError as error:
+            raise DataError(f"image, file_name: {error.message}", where=path, fix=error.fix) from error
         if file_name in films:
             raise DataError(
                 f"a film must occur once, got {file_name!r} in {films[file_name].path.name} and here as well",

@@ -56,6 +56,18 @@ def test_box_of_the_mask_where_none_is_given(tmp_path, dataset):
     assert spines["a.png"].vertebrae[0].box.tolist() == rle.box_xyxy(mask()).tolist()
 
 
+def test_average_precision_is_that_of_the_file(tmp_path):
+    # Two rods in one line, as on lateral films: suppression takes one away, the file has found both.
+    line = rle.to_coco(mask())
+    truth = tuple(Annotation("cage", mask()) for _ in range(2))
+    dataset = Dataset(CLASSES, (ImageRecord(7, "a.png", SIZE[1], SIZE[0], annotations=truth),))
+    entries = [entry(category_id=3, segmentation=line, score=score) for score in (0.9, 0.02)]
+    spines = read(tmp_path, entries, dataset)
+    assert [part.score for part in spines["a.png"].implants] == pytest.approx([0.9])
+    assert [part.score for part in spines["a.png"].candidates] == pytest.approx([0.02])
+    assert evaluate(dataset, spines)["ap"]["mask"]["AP"] == pytest.approx(1)
+
+
 def test_no_results_at_all(tmp_path, dataset):
     spines = read(tmp_path, [], dataset)
     assert evaluate(dataset, spines)["ap"]["mask"]["AP"] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from vertinst import files
 from vertinst.errors import DataError
 from vertinst.postprocess.labelling import Anchor
 from vertinst.postprocess.pipeline import SpineOptions, build_spine
-from vertinst.structures import Dataset, ImageRecord, Instances, Rle, Spine, rle
+from vertinst.structures import Dataset, ImageRecord, Implant, Instances, Rle, Spine, Vertebra, rle
 
 __all__ = ["spines_from_coco_results"]
 
@@ -38,7 +39,8 @@ def spines_from_coco_results(
             are. Without it they are those of the data set: categories from 1 in their order.
 
     Returns:
-        One spine for every film of the data set by file name; a film without results has an empty one.
+        One spine for every film of the data set by file name; a film without results has an empty one. Whatever is
+        not part of the reading is among the candidates, so that average precision is that of the file.
 
     Raises:
         DataError: Not a results file, an entry that is incomplete or out of range, an unknown image or category.
@@ -57,11 +59,27 @@ def spines_from_coco_results(
         image = _image(entry, ids, where)
         found[image.file_name].append(_read_entry(entry, image, ids, where))
     return {
-        image.file_name: build_spine(
-            _instances(image, found[image.file_name]), dataset.categories, options=options, anchor=anchor
-        )
+        image.file_name: _spine(_instances(image, found[image.file_name]), dataset.categories, options, anchor)
         for image in dataset.images
     }
+
+
+def _spine(instances: Instances, categories: tuple[str, ...], options: SpineOptions, anchor: Anchor | None) -> Spine:
+    """A spine that holds every detection: what the spine is not made of, suppressed or low, is a candidate."""
+    spine = build_spine(instances, categories, options=options, anchor=anchor)
+    assert instances.scores is not None
+    # Masks pass through by reference; two detections may be equal in all else.
+    named = {id(part.mask): part for part in spine.candidates}
+    reading: tuple[Vertebra | Implant, ...] = (*spine.vertebrae, *spine.implants)
+    used = {id(part.mask) for part in reading}
+    candidates = [
+        named.get(id(mask)) or Implant(categories[category - 1], float(score), box, mask)
+        for mask, category, score, box in zip(
+            instances.masks, instances.category_ids.tolist(), instances.scores, instances.boxes, strict=True
+        )
+        if id(mask) not in used
+    ]
+    return replace(spine, candidates=tuple(sorted(candidates, key=lambda part: -part.score)))
 
 
 class _Detection(NamedTuple):

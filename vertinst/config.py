@@ -100,7 +100,7 @@ class OptimConfig(Section):
         lr: Learning rate after warm-up.
         weight_decay: Applied to weights of two and more dimensions; not to biases and normalisation.
         momentum: SGD's momentum, or AdamW's first beta.
-        backbone_lr_factor: Learning rate of the backbone (`body.*` or `backbone.*`) relative to the rest.
+        backbone_lr_factor: Learning rate of the residual network (`body.*` or `backbone.body.*`) relative to the rest.
         clip_norm: Largest norm of the gradient; null does not clip.
     """
 

@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from vertinst.errors import DataError
+from vertinst.errors import CheckpointError, DataError
 from vertinst.models.mask_rcnn import MaskRCNN, Options, build
 
 CLASSES = ("block", "disc", "bar")
@@ -143,3 +143,19 @@ def test_broken_input_is_refused(model: MaskRCNN, draw: Callable) -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Options(**settings)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "backbone.body.conv1.weight",
+        "rpn.head.bbox_pred.weight",
+        "roi_heads.box_predictor.cls_score.weight",
+        "roi_heads.mask_predictor.mask_fcn_logits.weight",
+    ],
+)
+def test_weights_that_are_no_numbers_are_no_film_without_vertebrae(model: MaskRCNN, name: str) -> None:
+    torch.nn.init.constant_(model.get_parameter(name), float("nan"))
+    model.roi_heads.score_thresh = 0.0
+    with torch.inference_mode(), pytest.raises(CheckpointError, match="outputs must be finite"):
+        model.eval()([torch.rand(3, 90, 70)])

@@ -171,3 +171,10 @@ def test_options_that_shape_the_network() -> None:
     assert len(model.head.trunk) == 4
     result = model.eval()([torch.rand(3, 64, 64)])
     assert isinstance(result, list)
+
+
+@pytest.mark.parametrize("name", ["head.box.weight", "head.coefficient.weight", "protonet.0.weight"])
+def test_boxes_and_masks_must_be_numbers_too(model: Yolact, name: str) -> None:
+    torch.nn.init.constant_(model.get_parameter(name), float("nan"))
+    with torch.inference_mode(), pytest.raises(CheckpointError, match="outputs must be finite"):
+        model.eval()([torch.rand(3, 90, 70)])

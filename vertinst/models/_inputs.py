@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
-from vertinst.errors import DataError
+from vertinst.errors import CheckpointError, DataError
 from vertinst.models._pasting import paste_roi_masks
 
-__all__ = ["FilmTransform", "Target", "check_images", "check_targets"]
+__all__ = ["FilmTransform", "Target", "check_images", "check_outputs", "check_targets"]
 
 Target = dict[str, Tensor]
 
@@ -80,6 +80,19 @@ def check_images(images: Sequence[Tensor]) -> None:
                 where=where,
                 fix="Look at the film's file: a window of zero width or a damaged float TIFF gives such pixels.",
             )
+
+
+def check_outputs(*outputs: Tensor) -> None:
+    """Refuse what a network gives if it is no number: a film would seem to be without any vertebra.
+
+    Raises:
+        CheckpointError: A value is NaN or infinite.
+    """
+    if not all(torch.isfinite(output.sum(dtype=torch.float32)) for output in outputs):
+        raise CheckpointError(
+            "the network's outputs must be finite, got NaN or infinity",
+            fix="The weights are damaged or training diverged: take an earlier checkpoint.",
+        )
 
 
 def check_targets(images: Sequence[Tensor], targets: Sequence[Target] | None, classes: int) -> list[Target]:

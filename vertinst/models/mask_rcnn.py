@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import BaseModel, Field
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -13,7 +13,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
 from vertinst.models._backbones import BackboneName, BackboneWeights, resnet, stage_channels
-from vertinst.models._inputs import FilmTransform, Target, check_images, check_targets
+from vertinst.models._inputs import FilmTransform, Target, check_images, check_outputs, check_targets
 
 __all__ = ["MaskRCNN", "Options", "build"]
 
@@ -123,6 +123,8 @@ class MaskRCNN(TorchvisionMaskRCNN):  # type: ignore[misc]
         self.options = options
         self.classes = classes
         self.transform = FilmTransform(options.image_size)
+        for head in (self.rpn.head, self.roi_heads.box_predictor, self.roi_heads.mask_predictor):
+            head.register_forward_hook(_check_head)
 
     def forward(
         self, images: list[Tensor], targets: list[Target] | None = None
@@ -142,6 +144,7 @@ class MaskRCNN(TorchvisionMaskRCNN):  # type: ignore[misc]
 
         Raises:
             DataError: Films or targets are unusable (see `vertinst.models._inputs`).
+            CheckpointError: In evaluation a head's outputs are not finite.
         """
         check_images(images)
         if not self.training:
@@ -160,6 +163,13 @@ class MaskRCNN(TorchvisionMaskRCNN):  # type: ignore[misc]
             "loss_objectness": options.rpn_loss_weight,
             "loss_rpn_box_reg": options.rpn_loss_weight,
         }
+
+
+def _check_head(head: nn.Module, inputs: object, outputs: Tensor | tuple[Tensor | list[Tensor], ...]) -> None:
+    # torchvision drops what is no number like any low score, and the film would come back empty.
+    if not head.training:
+        parts = (outputs,) if isinstance(outputs, Tensor) else outputs
+        check_outputs(*(t for part in parts for t in (part if isinstance(part, list) else [part])))
 
 
 def _backbone(options: Options) -> BackboneWithFPN:

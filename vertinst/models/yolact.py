@@ -17,10 +17,9 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from vertinst.errors import CheckpointError
 from vertinst.models._anchors import anchor_boxes, decode_boxes, encode_boxes
 from vertinst.models._backbones import BackboneName, BackboneWeights, resnet, stage_channels
-from vertinst.models._inputs import FilmTransform, Target, check_images, check_targets
+from vertinst.models._inputs import FilmTransform, Target, check_images, check_outputs, check_targets
 from vertinst.models._yolact_detection import assemble_masks, fast_nms, paste_masks
 from vertinst.models._yolact_losses import class_loss, coverage, mask_loss, match_anchors, semantic_loss
 
@@ -284,11 +283,7 @@ class Yolact(nn.Module):
     def _detect(self, raw: Raw, film: int, image_size: tuple[int, int], resized: tuple[int, int]) -> dict[str, Tensor]:
         options = self.options
         probabilities = raw.logits[film].softmax(dim=-1)[:, 1:]
-        if not torch.isfinite(probabilities.sum()):
-            raise CheckpointError(
-                "the network's outputs must be finite, got NaN or infinity",
-                fix="The weights are damaged or training diverged: take an earlier checkpoint.",
-            )
+        check_outputs(probabilities, raw.deltas[film], raw.coefficients[film], raw.prototypes[film])
         anchor, column = (probabilities > options.score_threshold).nonzero(as_tuple=True)
         scores, labels = probabilities[anchor, column], column + 1
         boxes = clip_boxes_to_image(decode_boxes(raw.deltas[film, anchor], raw.anchors[anchor]), resized)

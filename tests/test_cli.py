@@ -251,6 +251,15 @@ def test_overwrite_never_deletes_what_is_read(study, capsys):
     assert sorted(study.rglob("*")) == before
 
 
+def test_films_of_one_patient_in_one_file_say_how_to_train(study, capsys, tmp_path):
+    data = json.loads((study / "coco.json").read_text())
+    data["images"], number = data["images"][:1], data["images"][0]["id"]
+    data["annotations"] = [a for a in data["annotations"] if a["image_id"] == number]
+    (tmp_path / "one.json").write_text(json.dumps(data))
+    message = r"films of at least two\n.*train without validation"
+    fails(capsys, [*train_on(study, f"{tmp_path}/one.json"), *TINY, "--out", f"{tmp_path}/run"], message)
+
+
 def test_merged_classes_may_have_blanks_between_them():
     assert merged_choice("cage, screw") == ["cage", "screw"]
     assert merged_choice("bone+implants") == "bone+implants"

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from vertinst.errors import ConfigError, VertinstError
+from vertinst.errors import ConfigError, DataError, VertinstError
 from vertinst.version import __version__
 
 __all__ = ["app", "main"]
@@ -295,7 +295,15 @@ def load_split(data: Path, seed: int) -> tuple[Any, Any]:
 
     coco = plugins.load("converters", "coco")
     if not data.is_dir():
-        parts = split_by_patient(coco.read(data), [0.85, 0.15], seed)
+        dataset = coco.read(data)
+        if len({(i.patient, i.patient or i.file_name) for i in dataset.images}) < 2:
+            raise DataError(
+                "one file is split into training and validation by patient, and must hold films of at least two",
+                where=data,
+                fix="Add another patient's films; or train without validation: name the file train.json and give its "
+                "folder as --data.",
+            )
+        parts = split_by_patient(dataset, [0.85, 0.15], seed)
         err.print(f"One file given: {len(parts.train)} films to train, {len(parts.val)} to validate, split by patient.")
         return parts.train, parts.val
     train_set = coco.read(data / "train.json")

@@ -25,7 +25,6 @@ class SpineOptions(BaseModel):
             which average precision needs. Above `score_threshold` it means no candidates.
         nms_iou_threshold: 0..1; see `nms.suppress`. 1 switches this test off.
         nms_smaller_threshold: 0..1; see `nms.suppress`. 1 switches this test off.
-        nms_bone_iou_threshold: 0..1; see `nms.suppress`. 1 switches this test off.
         nms_implant_iou_threshold: 0..1; see `nms.suppress`. 1 switches this test off.
         low_score: 0..1; vertebrae and implants kept with a score below it are flagged `low_score`.
         max_instances: At least 1; only so many of the best are looked at on a film.
@@ -37,7 +36,6 @@ class SpineOptions(BaseModel):
     candidate_threshold: float = Field(default=0.05, ge=0, le=1)
     nms_iou_threshold: float = Field(default=0.5, ge=0, le=1)
     nms_smaller_threshold: float = Field(default=0.85, ge=0, le=1)
-    nms_bone_iou_threshold: float = Field(default=0.7, ge=0, le=1)
     nms_implant_iou_threshold: float = Field(default=0.8, ge=0, le=1)
     low_score: float = Field(default=0.7, ge=0, le=1)
     max_instances: int = Field(default=100, ge=1)
@@ -137,7 +135,6 @@ def _select(
         categories,
         iou_threshold=options.nms_iou_threshold,
         smaller_threshold=options.nms_smaller_threshold,
-        bone_iou_threshold=options.nms_bone_iou_threshold,
         implant_iou_threshold=options.nms_implant_iou_threshold,
     )
     return best[result.kept], log + result.log

@@ -1,0 +1,24 @@
+import pytest
+
+from vertinst.demo import WEIGHTS_SEED, run_demo
+from vertinst.errors import ConfigError
+
+
+def test_the_demo_goes_the_whole_way(tmp_path):
+    said = []
+    settings = ("schedule.epochs=1", "schedule.batch_size=2")
+    result = run_demo(tmp_path / "demo", seed=3, films=8, settings=settings, say=said.append)
+    assert result.report.read_text().startswith("<!DOCTYPE html>")
+    assert [line[0] for line in said if line[0].isdigit()] == list("123456")
+    assert "starts from the weights" in " ".join(said)
+    held_out = {i["file_name"] for i in result.metrics["images"]}
+    assert held_out
+    # One epoch on a handful of films spoils nothing: the packaged weights already find most vertebrae.
+    vertebrae = result.metrics["summary"]["vertebrae"]
+    assert vertebrae["found"] >= 0.7 * vertebrae["annotated"]
+
+
+def test_the_films_of_the_weights_are_no_test(tmp_path):
+    with pytest.raises(ConfigError, match="demo's weights were trained on it"):
+        run_demo(tmp_path / "demo", seed=WEIGHTS_SEED)
+    assert not (tmp_path / "demo").exists()

@@ -105,6 +105,41 @@ def test_an_interrupted_run_resumed_is_the_uninterrupted_run(
     same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.parametrize("epoch", [1, 4])
+def test_a_kill_during_validation_loses_no_epoch(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny, epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny("schedule.epochs=4", "optim.lr=0.01")
+    val = films.subset({1, 2})
+    train(config, films, val, images, tmp_path / "whole")
+
+    def interrupt(done: int, total: int, text: str) -> None:
+        if text.startswith(f"training: epoch {epoch} of 4") and "1 of 2" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, films, val, images, tmp_path / "parts", progress=interrupt)
+    assert (tmp_path / "parts" / "pending.safetensors").exists()
+    steps: list[int] = []
+    train(
+        config, films, val, images, tmp_path / "parts", resume=True,
+        progress=lambda done, total, text: steps.append(done) if "loss" in text else None,
+    )  # fmt: skip
+    assert len(steps) == (4 - epoch) * len(films) / config.schedule.batch_size
+    same_run(tmp_path / "whole", tmp_path / "parts")
+    assert not (tmp_path / "parts" / "pending.safetensors").exists()
+
+
+def test_a_truncated_validation_film_is_found_before_training(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny
+) -> None:
+    path = images / films.images[0].file_name
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError, match=path.name):
+        train(tiny(), films.subset({2, 3}), films.subset({1}), images, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 KILLED = """
 import importlib.util, os, signal, sys
 from pathlib import Path
@@ -315,7 +350,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(films: Dataset, images: Pa
     config = tiny("model.width=64", "schedule.epochs=1", "schedule.decay=none")
     train(config, films, films, images, tmp_path / "run")
     longer = tiny("model.width=64", "schedule.epochs=3", "schedule.decay=none")
-    message = r"(best|last)\.safetensors: cannot be written: .*\nFree space"
+    message = r"(best|last|pending)\.safetensors: cannot be written: .*\nFree space"
     with largest_file(200_000), pytest.raises(VertinstError, match=message):
         train(longer, films, films, images, tmp_path / "run", resume=True)
     assert checkpoints.read(tmp_path / "run" / "last.safetensors").description.epoch == 1

@@ -46,6 +46,8 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.best = path / BEST
         self.last = path / LAST
+        # A trained epoch whose validation is under way: a kill now must not cost the epoch.
+        self.pending = path / "pending.safetensors"
         self.curves = path / "curves.csv"
         self.tensorboard = path / "tensorboard"
         self.val = path / "val"
@@ -61,7 +63,8 @@ class RunFolder:
             overwrite: Delete the run that is there.
 
         Returns:
-            The last checkpoint with its training state; None if there is no finished epoch to go on from.
+            The last checkpoint with its training state, possibly one whose validation was cut off; None if there is
+            no trained epoch to go on from.
 
         Raises:
             OutputExistsError: There is a run, and neither was asked for.
@@ -80,7 +83,8 @@ class RunFolder:
         for leftover in self.path.glob(".*.part*"):
             # What a killed process was writing.
             leftover.unlink()
-        last = checkpoints.read(self.last, state=True) if self.last.is_file() else None
+        latest = self.pending if self.pending.is_file() else self.last
+        last = checkpoints.read(latest, state=True) if latest.is_file() else None
         self._check(config, data, last)
         save_config(config, self.config)
         return last

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from vertinst import files, plugins
 from vertinst.config import Config, model_options
 from vertinst.data.films import Batch, EpochSampler, FilmDataset, check_films, collate
+from vertinst.data.radiograph import read_film
 from vertinst.data.transforms import build_augment
 from vertinst.engine import checkpoint as checkpoints
 from vertinst.engine.checkpoint import Checkpoint, Description
@@ -28,7 +29,7 @@ from vertinst.engine.run_folder import Curves, RunFolder, fingerprint
 from vertinst.engine.seeding import reproducible, seed_everything
 from vertinst.engine.validate import summary_numbers, validate
 from vertinst.errors import CheckpointError, DataError, NonFiniteLossError, VertinstError
-from vertinst.progress import Progress, silent
+from vertinst.progress import Progress, silent, track
 from vertinst.report.results import METRICS_NAME, read_folder
 from vertinst.structures import Dataset
 
@@ -49,6 +50,8 @@ class State:
         best_epoch: Epoch of the best checkpoint, 0 for none.
         best_score: Its validation score.
         data: Fingerprint of the training data.
+        unjudged: What the epoch just trained has to report (learning rate, mean losses) while its validation is
+            under way; else empty.
     """
 
     data: str
@@ -57,6 +60,7 @@ class State:
     seconds: float = 0.0
     best_epoch: int = 0
     best_score: float = field(default=-1.0)
+    unjudged: dict[str, float] = field(default_factory=dict)
 
 
 def train(
@@ -82,7 +86,8 @@ def train(
         val_set: Films to compare epochs on; may hold none.
         images: Folder of the film files.
         out: Run folder: config.yaml, best.safetensors, last.safetensors (weights and training state in one file, so
-            that they always belong together), curves.csv, tensorboard/, val/.
+            that they always belong together), curves.csv, tensorboard/, val/; and pending.safetensors while an epoch
+            is validated.
         resume: Go on with the run in `out`.
         overwrite: Delete what `out` holds.
         progress: Told after each step.
@@ -104,6 +109,9 @@ def train(
     device = choose_device(config.device)
     for dataset in (train_set, val_set):
         check_films(dataset, images, config.classes)
+    for record in track(val_set.images, len(val_set), "checking validation films", progress):
+        # Training films are decoded before the first step; these would be only after the first epoch.
+        read_film(files.inside(images, record.file_name))
     if overwrite:
         files.keep_inputs(out, [images, *([Path(config.init.weights)] if config.init.weights else [])])
     folder = RunFolder(out)
@@ -190,11 +198,18 @@ class Trainer:
 
     def run(self, val_set: Dataset, images: Path) -> None:
         """Train until the schedule, patience or the clock ends it."""
-        curves = Curves(self.folder, self.state.epoch)
-        while not self._finished():
-            losses = self._epoch()
-            metrics = self._validate(val_set, images)
-            self._keep(losses, metrics, curves)
+        curves = Curves(self.folder, self.state.epoch - bool(self.state.unjudged))
+        while self.state.unjudged or not self._finished():
+            if not self.state.unjudged:
+                self.state.unjudged = self._epoch()
+                if self._due(val_set):
+                    self._save(self.folder.pending, {})
+            self._keep(self._validate(val_set, images), curves)
+
+    def _due(self, val_set: Dataset) -> bool:
+        """Whether the epoch just trained is validated."""
+        every = self.config.schedule.evaluate_every
+        return len(val_set) > 0 and (self.state.epoch % every == 0 or self._finished())
 
     def _finished(self) -> bool:
         state, schedule = self.state, self.config.schedule
@@ -206,7 +221,7 @@ class Trainer:
         )
 
     def _epoch(self) -> dict[str, float]:
-        """Train for one epoch; returns the mean of each loss over its steps."""
+        """Train for one epoch; returns the learning rate at its end and the mean of each loss over its steps."""
         self.sampler.epoch = self.state.epoch
         # Seeding each epoch anew makes a resumed run draw what an uninterrupted one draws, with nothing to store.
         seed_everything(self.config.seed, self.state.epoch)
@@ -221,7 +236,7 @@ class Trainer:
             self.state.seconds = before + time.monotonic() - started
             self._report(f"loss {sums['loss'] * len(self.loader) / (index + 1):.3f}")
         self.state.epoch += 1
-        return sums
+        return {"lr": max(group["lr"] for group in self.optimizer.param_groups), **sums}
 
     def _batches(self) -> Iterator[Batch]:
         try:
@@ -287,8 +302,7 @@ class Trainer:
         self.progress(self.state.step, epochs * len(self.loader), now)
 
     def _validate(self, val_set: Dataset, images: Path) -> dict[str, Any] | None:
-        due = self.state.epoch % self.config.schedule.evaluate_every == 0 or self._finished()
-        if not len(val_set) or not due:
+        if not self._due(val_set):
             return None
         started = time.monotonic()
         predictor = Predictor(
@@ -310,6 +324,8 @@ class Trainer:
                 progress=lambda done, total, text: self._report(f"{text} {done} of {total}"),
             )
         except CheckpointError as error:
+            # Going on from it would only fail again: the last good epoch stays.
+            self.folder.pending.unlink(missing_ok=True)
             raise NonFiniteLossError(
                 f"training diverged in epoch {self.state.epoch}: {error.message}",
                 where=self.folder.path,
@@ -318,7 +334,7 @@ class Trainer:
         self.state.seconds += time.monotonic() - started
         return metrics
 
-    def _keep(self, losses: dict[str, float], metrics: dict[str, Any] | None, curves: Curves) -> None:
+    def _keep(self, metrics: dict[str, Any] | None, curves: Curves) -> None:
         """Write checkpoints and curves; the last checkpoint comes last, for it alone says that the epoch is done."""
         numbers = summary_numbers(metrics) if metrics else {}
         score = numbers.get("val_score")
@@ -326,14 +342,17 @@ class Trainer:
         better = score is not None and score > self.state.best_score
         if better:
             self.state.best_epoch, self.state.best_score = self.state.epoch, float(score or 0.0)
-        weights = self.model.state_dict()
         if better or no_validation:
-            checkpoints.save(self.folder.best, weights, self._description(numbers))
-        lr = max(group["lr"] for group in self.optimizer.param_groups)
-        row = {"epoch": self.state.epoch, "step": self.state.step, "lr": lr, **losses, **numbers}
+            checkpoints.save(self.folder.best, self.model.state_dict(), self._description(numbers))
+        row = {"epoch": self.state.epoch, "step": self.state.step, **self.state.unjudged, **numbers}
         curves.add({**row, "seconds": round(self.state.seconds, 2)})
+        self.state.unjudged = {}
+        self._save(self.folder.last, numbers)
+        self.folder.pending.unlink(missing_ok=True)
+
+    def _save(self, path: Path, numbers: dict[str, Any]) -> None:
         description = self._description(numbers, training=asdict(self.state))
-        checkpoints.save(self.folder.last, weights, description, state=optimizer_tensors(self.optimizer))
+        checkpoints.save(path, self.model.state_dict(), description, state=optimizer_tensors(self.optimizer))
 
     def _description(self, numbers: dict[str, Any], training: dict[str, Any] | None = None) -> Description:
         return Description(

@@ -71,6 +71,31 @@ def test_the_whole_way(study, capsys):
         assert "not a medical device" in (study / f"{source}.html").read_text()
 
 
+def test_coco_results_are_scored_with_an_anchor_and_without_names_of_patients(study, capsys, tmp_path):
+    truth = json.loads((study / "coco.json").read_text())
+    lumbar = next(c["id"] for c in truth["categories"] if c["name"] == "lumbar")
+    results = [
+        {key: a[key] for key in ("image_id", "category_id", "segmentation")} | {"score": 0.9}
+        for a in truth["annotations"]
+        if a["category_id"] == lumbar
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    for image in truth["images"]:
+        image["patient"] = "Doe^John"
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    evaluate = ["evaluate", "--gt", f"{tmp_path}/gt.json", "--pred", f"{tmp_path}/results.json", "--out"]
+    right = {}
+    for name, more in (("relative", []), ("anchored", ["--anchor", "L5=lowest"])):
+        assert run([*evaluate, f"{tmp_path}/{name}.json", *more]) == 0
+        text = (tmp_path / f"{name}.json").read_text()
+        assert "Doe" not in text + "".join(capsys.readouterr())
+        right[name] = json.loads(text)["summary"]["vertebrae"]
+    assert right["relative"]["labelled"] == 0
+    assert right["anchored"]["labelled"] == right["anchored"]["found"] == len(results)
+    folder = ["evaluate", "--gt", f"{study}/coco.json", "--pred", f"{study}/run/val", "--out", f"{tmp_path}/m.json"]
+    fails(capsys, [*folder, "--anchor", "L5=lowest"], "--anchor is for COCO results")
+
+
 def test_python_interface(study):
     import vertinst
 

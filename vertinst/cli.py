@@ -37,6 +37,10 @@ out = Console(soft_wrap=True, highlight=False, markup=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what the output folder holds.")]
+AnchorOption = Annotated[
+    str | None,
+    typer.Option("--anchor", help="Where to count from without a sacrum: L5=lowest, or L5=highest if upside down."),
+]
 Merged = Annotated[str, typer.Option("--classes", help="Merged mask: bone, bone+implants, or names with commas.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str, typer.Option(help="auto (bf16 where the hardware gains from it), 32 or bf16.")]
@@ -256,7 +260,7 @@ def split(
     for name in ("train", "val", "test"):
         part = getattr(parts, name)
         patients = len({i.patient or i.file_name for i in part.images})
-        out.print(f"{name}: {len(part)} films of {patients} patients")
+        out.print(f"{name}: films {len(part)}, patients {patients}")
 
 
 @app.command()
@@ -318,9 +322,7 @@ def predict(
     films: Annotated[list[Path], typer.Argument(help="Films or folders of films.")],
     weights: Annotated[Path, typer.Option(help="Folder of a run, or a weights file.")],
     out_folder: Annotated[Path, typer.Option("--out", help="New folder for JSON, overlays and masks.")],
-    anchor: Annotated[
-        str | None, typer.Option(help="Where to count from without a sacrum: L5=lowest or L5=highest.")
-    ] = None,
+    anchor: AnchorOption = None,
     score: Annotated[float, typer.Option(help="Lowest score of an instance.")] = 0.5,
     classes: Merged = "bone",
     images: Annotated[
@@ -369,19 +371,24 @@ def evaluate(
         str, typer.Option(help="all, or annotated: vertebrae beyond the annotated ones don't count.")
     ] = "all",
     iou: Annotated[float, typer.Option(help="Overlap from which a vertebra counts as found.")] = 0.5,
+    anchor: AnchorOption = None,
 ) -> None:
     """Score predictions against the truth."""
     from vertinst import plugins
     from vertinst.config import check_settings
     from vertinst.engine.evaluate import EvaluateOptions, spines_from_coco_results, write_metrics
     from vertinst.engine.evaluate import evaluate as score_predictions
+    from vertinst.postprocess.labelling import parse_anchor
     from vertinst.report.results import read_folder
 
     settings = {"merged": merged_choice(classes), "level_range": levels, "iou_threshold": iou}
     options = check_settings(EvaluateOptions, settings, "evaluate")
     refuse_to_replace(out_file, gt, pred)
     dataset = plugins.load("converters", "coco").read(gt)
-    spines = read_folder(pred) if pred.is_dir() else spines_from_coco_results(pred, dataset, gt=gt)
+    if pred.is_dir() and anchor:
+        raise ConfigError("--anchor is for COCO results", fix="Give it to vertinst predict, which names the levels.")
+    where = parse_anchor(anchor) if anchor else None
+    spines = read_folder(pred) if pred.is_dir() else spines_from_coco_results(pred, dataset, anchor=where, gt=gt)
     with progress_display() as progress:
         metrics = score_predictions(dataset, spines, options=options, progress=progress)
     write_metrics(metrics, out_file)
@@ -413,6 +420,8 @@ def show_metrics(metrics: dict[str, Any]) -> None:
     out.print(table)
     for name in metrics["missing"]:
         err.print(f"no prediction for {name}: counted as empty")
+    for name in metrics["unknown"]:
+        err.print(f"{name} is not among the annotated films: left out")
 
 
 def in_a_sentence(metrics: dict[str, Any]) -> str:

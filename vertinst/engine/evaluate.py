@@ -68,6 +68,8 @@ def evaluate(
         for image in track(dataset.images, len(dataset), "scoring films", progress)
     ]
     recognition = [film.recognition for film in films]
+    named = dict.fromkeys(image.patient for image in dataset.images if image.patient is not None)
+    patients: dict[str | None, int] = {name: number for number, name in enumerate(named, start=1)}
     return {
         "schema_version": SCHEMA_VERSION,
         "vertinst": __version__,
@@ -78,7 +80,7 @@ def evaluate(
             "films_all_levels_right": _films_right(recognition),
         },
         "ap": _average_precisions(dataset, films),
-        "images": [film.entry() for film in films],
+        "images": [film.entry(patients.get(film.image.patient)) for film in films],
         "missing": [image.file_name for image in dataset.images if image.file_name not in spines],
         "unknown": sorted(set(spines) - {image.file_name for image in dataset.images}),
     }

@@ -92,11 +92,16 @@ class FilmScore:
         )
         self.pixels = {name: metric(confusion) if merged_classes else None for name, metric in PIXEL_METRICS.items()}
 
-    def entry(self) -> dict[str, Any]:
-        """The film's part of `metrics.json`."""
+    def entry(self, patient: int | None) -> dict[str, Any]:
+        """The film's part of `metrics.json`.
+
+        Args:
+            patient: Number that groups the films of one patient: what the annotation calls patients may be names,
+                and stays out of every output.
+        """
         return {
             "file_name": self.image.file_name,
-            "patient": self.image.patient,
+            "patient": patient,
             "view": self.image.view,
             **self.pixels,
             **counts_and_rates(self.recognition),

@@ -69,7 +69,7 @@ class FilmScores(_Recognition, _Pixels):
     """Numbers of one film; see `engine.evaluate`."""
 
     file_name: str
-    patient: str | None = None
+    patient: int | None = None
     truth: list[Truth] = []
     errors: list[FilmError] = []
 

@@ -470,17 +470,21 @@ def demo(
         "vertinst-demo"
     ),
     seed: Annotated[int, typer.Option(help="Another seed, other films.")] = 0,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Start from random weights: more films, ten minutes of training.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Go the whole way on phantom films.
 
     From a VIA file through training to a labelled report.
     """
-    from vertinst.demo import run_demo
+    from vertinst.demo import FROM_SCRATCH, SHORT, run_demo
 
+    plan = FROM_SCRATCH if from_scratch else SHORT
     start = time.monotonic()
     with progress_display() as progress:
-        result = run_demo(out_folder, seed, overwrite=overwrite, say=err.print, progress=progress)
+        result = run_demo(out_folder, seed, overwrite=overwrite, plan=plan, say=err.print, progress=progress)
     show_metrics(result.metrics)
     out.print(in_a_sentence(result.metrics))
     out.print(f"Time: {(time.monotonic() - start) / 60:.1f} minutes")

@@ -22,13 +22,47 @@ from vertinst.report.html import write_report
 from vertinst.report.results import read_folder
 from vertinst.structures.dataset import CLASSES
 
-__all__ = ["FILMS", "WEIGHTS_SEED", "DemoResult", "run_demo"]
+__all__ = ["FROM_SCRATCH", "SHORT", "WEIGHTS_SEED", "DemoResult", "Plan", "run_demo"]
 
-FILMS = 60
 RATIOS = (0.6, 0.1, 0.3)
 CONFIG = "yolact_demo.yaml"
 WEIGHTS_SEED = 20_261_121
 """Seed of the phantoms on which the packaged demo weights were trained (see weights/README.md)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much the demo does.
+
+    Attributes:
+        films: How many films it makes.
+        settings: `key=value` changes of the demo's config.
+        start: What training starts from, in a sentence for the user.
+    """
+
+    films: int
+    settings: tuple[str, ...]
+    start: str
+
+
+SHORT = Plan(
+    60,
+    (),
+    "It starts from the weights in weights/, which vertinst's authors trained on other phantoms "
+    f"(seed {WEIGHTS_SEED}; see weights/README.md)",
+)
+FROM_SCRATCH = Plan(
+    160,
+    (
+        "init.weights=null",
+        "optim.lr=0.0005",
+        # The clock ends it.
+        "schedule.epochs=1000",
+        "schedule.minutes=10",
+        "schedule.evaluate_every=5",
+    ),
+    "It starts from random weights and trains for ten minutes",
+)
 
 
 @dataclass(frozen=True)
@@ -49,8 +83,7 @@ def run_demo(
     seed: int = 0,
     *,
     overwrite: bool = False,
-    films: int = FILMS,
-    settings: tuple[str, ...] = (),
+    plan: Plan = SHORT,
     say: Callable[[str], None] = lambda text: None,
     progress: Progress = silent,
 ) -> DemoResult:
@@ -60,8 +93,7 @@ def run_demo(
         out: New folder; gets films/, coco.json, split/, run/, predictions/, metrics.json and report.html.
         seed: Seed of the films, the split and the training.
         overwrite: Delete what `out` holds.
-        films: How many films to make.
-        settings: `key=value` changes of the demo's config.
+        plan: How much to do.
         say: Told in a sentence what comes next.
         progress: Told how far each step is.
 
@@ -74,15 +106,12 @@ def run_demo(
             f"seed must not be {WEIGHTS_SEED}: the demo's weights were trained on it", fix="Take another seed."
         )
     prepare_folder(out, overwrite=overwrite)
-    say(f"1/6 Making {films} phantom films with VIA annotations (seed {seed})")
-    make_phantoms(films, seed, out / "films", progress=progress)
+    say(f"1/6 Making {plan.films} phantom films with VIA annotations (seed {seed})")
+    make_phantoms(plan.films, seed, out / "films", progress=progress)
     split = _convert_and_split(out, seed, say)
 
-    say(
-        "3/6 Training a small YOLACT on the films of the training patients. It starts from the weights in "
-        f"weights/, which vertinst's authors trained on other phantoms (seed {WEIGHTS_SEED}; see weights/README.md)"
-    )
-    config = load_config(CONFIG, [f"seed={seed}", *settings])
+    say(f"3/6 Training a small YOLACT on the films of the training patients. {plan.start}")
+    config = load_config(CONFIG, [f"seed={seed}", *plan.settings])
     images = out / "films" / "images"
     train(config, split.train, split.val, images, out / "run", progress=progress)
 

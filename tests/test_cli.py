@@ -66,6 +66,9 @@ def test_the_whole_way(study, capsys):
     metrics = json.loads((study / "pred" / "metrics.json").read_text())
     assert len(metrics["images"]) == 6
     assert 0 <= metrics["summary"]["mean_iou"] <= 1
+    held_out = ["evaluate", "--gt", f"{study}/split/test.json", "--pred", f"{study}/pred"]
+    assert run([*held_out, "--out", f"{study}/held_out.json"]) == 0
+    assert re.search(r"\d predicted films are not annotated and were left out: P0001_1\.png", capsys.readouterr().err)
     for source in ("run", "pred"):
         assert run(["report", f"{study}/{source}", "--out", f"{study}/{source}.html"]) == 0
         assert "not a medical device" in (study / f"{source}.html").read_text()

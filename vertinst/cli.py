@@ -418,10 +418,15 @@ def show_metrics(metrics: dict[str, Any]) -> None:
     for kind in ("mask", "box"):
         table.add_row(f"{kind} AP, AP50", f"{as_text(ap[kind]['AP'])}, {as_text(ap[kind]['AP50'])}")
     out.print(table)
-    for name in metrics["missing"]:
-        err.print(f"no prediction for {name}: counted as empty")
-    for name in metrics["unknown"]:
-        err.print(f"{name} is not among the annotated films: left out")
+    list_films(metrics["missing"], "annotated films have no prediction and count as empty")
+    list_films(metrics["unknown"], "predicted films are not annotated and were left out")
+
+
+def list_films(names: list[str], what: str, most: int = 5) -> None:
+    """Print how many films something holds for, with the names of the first."""
+    if names:
+        more = ", ..." if len(names) > most else ""
+        err.print(f"{len(names)} {what}: {', '.join(names[:most])}{more}")
 
 
 def in_a_sentence(metrics: dict[str, Any]) -> str:

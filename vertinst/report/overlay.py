@@ -137,7 +137,9 @@ def _write_flags(image: Image, spine: Spine, font_px: int) -> list[Box]:
     height, width = _size(image)
     masks = [v.mask for v in spine.vertebrae] + [i.mask for i in spine.implants]
     found = [tuple(int(v) for v in rle.box_xyxy(mask)) for mask in masks]
-    corners = [(x, y) for x in (0, width - block.width) for y in (0, height - block.height)]
+    # Letters flush with the film's edge look cut off.
+    gap = block.font_px // 2
+    corners = [(x, y) for x in (gap, width - block.width - gap) for y in (gap, height - block.height - gap)]
     return [lettering.write(image, block, *min(corners, key=lambda corner: _cost(image, block, corner, found)))]
 
 

@@ -19,7 +19,7 @@ from vertinst.files import prepare_folder
 from vertinst.postprocess.pipeline import SpineOptions
 from vertinst.progress import Progress, silent
 from vertinst.report.html import write_report
-from vertinst.report.results import read_folder
+from vertinst.report.results import METRICS_NAME, read_folder
 from vertinst.structures.dataset import CLASSES
 
 __all__ = ["FROM_SCRATCH", "SHORT", "WEIGHTS_SEED", "DemoResult", "Plan", "run_demo"]
@@ -124,7 +124,7 @@ def run_demo(
 
     say("5/6 Scoring them against the truth")
     metrics = evaluate(split.test, read_folder(out / "predictions"), options=EvaluateOptions())
-    write_metrics(metrics, out / "metrics.json")
+    write_metrics(metrics, out / METRICS_NAME)
 
     say("6/6 Writing the report")
     report = out / "report.html"

@@ -120,11 +120,13 @@ def test_a_kill_during_validation_loses_no_epoch(
     with pytest.raises(KeyboardInterrupt):
         train(config, films, val, images, tmp_path / "parts", progress=interrupt)
     assert (tmp_path / "parts" / "pending.safetensors").exists()
-    steps: list[int] = []
+    told: list[str] = []
     train(
         config, films, val, images, tmp_path / "parts", resume=True,
-        progress=lambda done, total, text: steps.append(done) if "loss" in text else None,
+        progress=lambda done, total, text: told.append(text),
     )  # fmt: skip
+    assert next(text for text in told if text.startswith("training")).startswith(f"training: epoch {epoch} of 4")
+    steps = [text for text in told if "loss" in text]
     assert len(steps) == (4 - epoch) * len(films) / config.schedule.batch_size
     same_run(tmp_path / "whole", tmp_path / "parts")
     assert not (tmp_path / "parts" / "pending.safetensors").exists()

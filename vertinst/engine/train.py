@@ -298,7 +298,9 @@ class Trainer:
     def _report(self, text: str) -> None:
         epochs = self.config.schedule.epochs
         best = f", best score {self.state.best_score:.3f}" if self.state.best_score >= 0 else ""
-        now = f"training: epoch {self.sampler.epoch + 1} of {epochs}, {text}{best}"
+        # An epoch whose validation is under way counts as trained already.
+        current = self.state.epoch + (not self.state.unjudged)
+        now = f"training: epoch {current} of {epochs}, {text}{best}"
         self.progress(self.state.step, epochs * len(self.loader), now)
 
     def _validate(self, val_set: Dataset, images: Path) -> dict[str, Any] | None:

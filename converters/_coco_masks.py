@@ -13,7 +13,7 @@ from vertinst.structures import rle as rle_masks
 from vertinst.structures.dataset import Annotation, Outline
 from vertinst.structures.rle import Rle
 
-from ._via_shapes import RegionFault, check_points, trace
+from ._shapes import RegionFault, check_points, trace
 
 __all__ = ["outlines_of", "read_mask", "segmentation_of"]
 
@@ -27,8 +27,8 @@ def segmentation_of(annotation: Annotation) -> list[list[float]] | dict[str, Any
     crowds to be.
     """
     if annotation.outlines and not annotation.ignore:
-        polygons = _polygons(annotation.outlines)
-        if polygons and _same(polygons, annotation.mask):
+        polygons = _polygons([outline for outline in annotation.outlines if outline.get("name") != "point"])
+        if polygons and (annotation.drawn or _same(polygons, annotation.mask)):
             return polygons
     return rle_masks.to_coco(annotation.mask)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from vertinst.data.radiograph import FilmHeader, read_header
 from vertinst.errors import DataError
 from vertinst.files import inside
+from vertinst.structures.conversion import FilmFacts
 
 __all__ = ["FilmFolder"]
 
@@ -17,15 +20,17 @@ class FilmFolder:
 
     Args:
         folder: Holds the films, in sub-folders or not.
+        known: Headers read before, by file name relative to the folder.
 
     Raises:
         DataError: There is no such folder.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, known: Mapping[str, FilmFacts] | None = None) -> None:
         if not folder.is_dir():
             raise DataError("must be the folder of the films", where=folder, fix="Give that folder with --images.")
         self.folder = folder
+        self.known = known or {}
 
     def find(self, name: str) -> str | None:
         """Path of a film relative to the folder, `/` between folders; None if it is not there.
@@ -50,6 +55,25 @@ class FilmFolder:
                 fix="Give the folder of the right ones with --images.",
             )
         return found[0] if found else None
+
+    def header(self, file_name: str) -> FilmHeader:
+        """What a film's header says; not read again where it is known and the file has not changed since.
+
+        Args:
+            file_name: As `find` returned it.
+
+        Raises:
+            DataError: The film cannot be read.
+        """
+        path = self.folder / file_name
+        facts = self.known.get(file_name)
+        if facts is not None:
+            status = path.stat()
+            if (status.st_size, status.st_mtime_ns) == (facts.size_bytes, facts.modified_ns):
+                return FilmHeader(
+                    facts.height, facts.width, facts.orientation, facts.pixel_spacing_mm, facts.pixel_spacing_source
+                )
+        return read_header(path)
 
     @functools.cached_property
     def _below(self) -> dict[str, list[str]]:

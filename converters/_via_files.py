@@ -2,63 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vertinst.errors import DataError
 from vertinst.files import read_json
+from vertinst.structures.conversion import Skip
 
-from ._skip import Skip
+from ._source import Entry, Labels, Options, Region, tidy
 
-__all__ = ["Entry", "Options", "Region", "read_entries", "tidy"]
+__all__ = ["read_entries"]
 
-Labels = Mapping[str, Mapping[str, str]]
 _EXPORT_FIX = "In VIA choose Annotation > Export Annotations (as json), or Project > Save."
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the ids of dropdown, radio and checkbox options stand for: attribute -> id -> label."""
-
-    region: Labels = field(default_factory=dict)
-    film: Labels = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Region:
-    """One region as found.
-
-    Attributes:
-        number: Its number in the file, from 0.
-        shape: `shape_attributes`.
-        attributes: `region_attributes`; empty if there are none.
-    """
-
-    number: int
-    shape: Mapping[str, Any]
-    attributes: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One film as found in one file.
-
-    Attributes:
-        file: The annotation file, as the user gave it.
-        name: Name of the film as written there.
-        attributes: `file_attributes`.
-        regions: Possibly none.
-        options: The file's option labels.
-    """
-
-    file: str
-    name: str
-    attributes: Mapping[str, Any]
-    regions: tuple[Region, ...]
-    options: Options
 
 
 def read_entries(path: Path) -> tuple[list[Entry], list[Skip]]:
@@ -87,19 +43,9 @@ def read_entries(path: Path) -> tuple[list[Entry], list[Skip]]:
             continue
         name = raw["filename"]
         regions = tuple(_regions(raw.get("regions"), str(path), name, skips))
-        entries.append(Entry(str(path), name, _attributes(raw.get("file_attributes")), regions, options))
+        source = {key: tidy(raw[key]) for key in ("filename", "size", "fileref") if key in raw}
+        entries.append(Entry(str(path), name, _attributes(raw.get("file_attributes")), regions, options, source))
     return entries, skips
-
-
-def tidy(value: Any) -> Any:
-    """A JSON value as it can be written again: NaN and infinity, which JSON has not, as text; broken Unicode as `?`."""
-    if isinstance(value, str):
-        return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, dict):
-        return {tidy(k): tidy(v) for k, v in value.items()}
-    return [tidy(v) for v in value] if isinstance(value, list) else value
 
 
 def _sections(content: dict[str, Any], path: Path) -> tuple[dict[str, Any], Options]:
@@ -129,7 +75,8 @@ def _order(content: dict[str, Any], metadata: dict[str, Any], path: Path, skips:
 
 def _options(attributes: Any) -> Options:
     sections = attributes if isinstance(attributes, dict) else {}
-    return Options(_labels(sections.get("region")), _labels(sections.get("file")))
+    definitions = {name: _attributes(sections.get(name)) for name in ("region", "file") if sections.get(name)}
+    return Options(_labels(sections.get("region")), _labels(sections.get("file")), definitions)
 
 
 def _labels(section: Any) -> Labels:

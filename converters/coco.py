@@ -27,8 +27,9 @@ def write(dataset: Dataset, path: Path) -> None:
     set. `area` is the exact number of the mask's pixels and `bbox` (xywh px) its tight box. `segmentation` is polygons
     where these rasterise to exactly the mask, else RLE. `iscrowd` is 1 for annotations marked `ignore`: that is how
     COCO's own evaluation leaves a region out. What COCO has no field for is kept under names of ours: for images
-    `patient`, `view`, `pixel_spacing_mm`, `pixel_spacing_source`, `attributes`; for annotations `ignore`,
-    `attributes`, `outlines` (where the segmentation does not say it) and `named_keypoints`.
+    `patient`, `view`, `pixel_spacing_mm`, `pixel_spacing_source`, `attributes`, `source`, `unread`; for annotations
+    `ignore`, `attributes`, `part_attributes`, `named_level`, `outlines` (where the segmentation does not
+    say it) and `named_keypoints`; for the file `attribute_definitions`.
 
     Args:
         dataset: At least one image and one category.
@@ -50,6 +51,8 @@ def write(dataset: Dataset, path: Path) -> None:
         "images": [_image_fields(image) for image in dataset.images],
         "annotations": annotations,
     }
+    if dataset.attribute_definitions:
+        content["attribute_definitions"] = dict(dataset.attribute_definitions)
     try:
         write_json(path, content)
     except (ValueError, TypeError) as error:
@@ -92,7 +95,10 @@ def read(path: Path) -> Dataset:
         replace(image, image_id=key if keep else number, annotations=tuple(grouped[key]))
         for number, (key, image) in enumerate(images.items(), start=1)
     )
-    dataset = Dataset(tuple(categories.values()), records)
+    definitions = fields.mapping(content, "attribute_definitions", path)
+    for kind in definitions:
+        fields.mapping(definitions, kind, f"{path}, attribute_definitions")
+    dataset = Dataset(tuple(categories.values()), records, definitions)
     _refuse_empty(dataset, path)
     return dataset
 
@@ -112,6 +118,8 @@ def _image_fields(image: ImageRecord) -> dict[str, Any]:
         "pixel_spacing_mm": list(image.pixel_spacing_mm) if image.pixel_spacing_mm is not None else None,
         "pixel_spacing_source": image.pixel_spacing_source,
         "attributes": dict(image.attributes) or None,
+        "source": dict(image.source) or None,
+        "unread": [dict(region) for region in image.unread] or None,
     }
     size = {"width": image.width, "height": image.height}
     present = {name: value for name, value in extras.items() if value is not None}
@@ -131,6 +139,10 @@ def _annotation_fields(annotation: Annotation) -> dict[str, Any]:
     }
     if annotation.outlines != outlines_of(segmentation):
         result["outlines"] = [dict(outline) for outline in annotation.outlines]
+    if annotation.part_attributes:
+        result["part_attributes"] = [dict(part) for part in annotation.part_attributes]
+    if annotation.named_level is not None:
+        result["named_level"] = annotation.named_level
     if annotation.keypoints:
         result["named_keypoints"] = {name: list(point) for name, point in annotation.keypoints.items()}
     return result
@@ -168,6 +180,8 @@ def _image(raw: Mapping[str, Any], where: str) -> tuple[Any, ImageRecord]:
             pixel_spacing_mm=_spacing(spacing, where) if spacing is not None else None,
             pixel_spacing_source=fields.optional_text(raw, "pixel_spacing_source", where),
             attributes=fields.mapping(raw, "attributes", where),
+            source=fields.mapping(raw, "source", where),
+            unread=tuple(fields.list_of_dicts(raw, "unread", where)) if "unread" in raw else (),
         )
     except DataError as error:
         raise DataError(error.message, where=where, fix=error.fix) from error
@@ -212,4 +226,7 @@ def _annotation(raw: Mapping[str, Any], category: str, image_size: tuple[int, in
         fields.mapping(raw, "attributes", where),
         {name: fields.number_pair(point, f"named_keypoints.{name}", where) for name, point in points.items()},
         fields.flag(raw, "iscrowd", where) or fields.flag(raw, "ignore", where),
+        tuple(fields.list_of_dicts(raw, "part_attributes", where)) if "part_attributes" in raw else (),
+        fields.optional_text(raw, "named_level", where),
+        drawn=isinstance(segmentation, list) and "outlines" not in raw,
     )

@@ -164,12 +164,13 @@ def convert_via(
     Whatever is skipped or repaired is listed with its film, region and reason.
     """
     from vertinst import plugins
+    from vertinst.structures.conversion import ReadOptions
 
     via = plugins.load("converters", "via")
-    names = via.read_class_map(class_map) if class_map else None
+    options = ReadOptions(class_attribute, via.read_class_map(class_map) if class_map else None)
     refuse_to_replace(out_file, *files, class_map)
     with progress_display() as progress:
-        dataset, skips = via.read(files, images, class_attribute=class_attribute, class_map=names, progress=progress)
+        dataset, skips = via.read(files, images, options, progress=progress)
     list_skips(skips)
     if strict and skips:
         raise ConfigError(

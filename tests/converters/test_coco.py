@@ -54,7 +54,7 @@ def assert_same(a, b):
             assert getattr(image, name) == getattr(other, name), name
         assert len(image.annotations) == len(other.annotations)
         for annotation, twin in zip(image.annotations, other.annotations, strict=True):
-            for name in annotation.__dataclass_fields__:
+            for name in set(annotation.__dataclass_fields__) - {"drawn"}:
                 assert getattr(annotation, name) == getattr(twin, name), name
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from vertinst.converters import via
 from vertinst.errors import DataError
 from vertinst.structures import rle
+from vertinst.structures.conversion import ReadOptions
 from vertinst.structures.dataset import CLASSES
 
 HEIGHT, WIDTH = 60, 80
@@ -57,7 +58,7 @@ def project(folder, *entries, region_options=None, id_list=None):
 
 def read_regions(folder, *regions, **options):
     """Annotations of one film with these regions, and the skips."""
-    dataset, skips = via.read([export(folder, entry(list(regions)))], film(folder), **options)
+    dataset, skips = via.read([export(folder, entry(list(regions)))], film(folder), ReadOptions(**options))
     return dataset.images[0].annotations, skips
 
 
@@ -305,7 +306,7 @@ def test_requested_attribute_that_is_not_there(tmp_path):
 
 def test_own_classes_of_a_requested_attribute(tmp_path):
     found = [region(insect="kudzu"), region(box(40), insect=" ant ")]
-    dataset, skips = via.read([export(tmp_path, entry(found))], film(tmp_path), class_attribute="insect")
+    dataset, skips = via.read([export(tmp_path, entry(found))], film(tmp_path), ReadOptions(class_attribute="insect"))
     assert skips == ()
     assert dataset.categories == ("ant", "kudzu")
 
@@ -313,7 +314,7 @@ def test_own_classes_of_a_requested_attribute(tmp_path):
 def test_class_map_translates_skips_and_adds(tmp_path):
     found = [region(insect=name) for name in ("KUDZU", "leaf", "Schraube", "stem")]
     names = {"kudzu": "Lumbar", "leaf": None, "stem": "plant"}
-    dataset, skips = via.read([export(tmp_path, entry(found))], film(tmp_path), class_map=names)
+    dataset, skips = via.read([export(tmp_path, entry(found))], film(tmp_path), ReadOptions(class_map=names))
     assert dataset.categories == (*CLASSES, "plant")
     assert [a.category for a in dataset.images[0].annotations] == ["lumbar", "screw", "plant"]
     assert "class 'leaf' is skipped by the class map" in [s.reason for s in skips]

@@ -75,7 +75,7 @@ def read_shape(films, shape):
         ({"name": "circle", "cx": 9, "cy": 9, "r": 1e12}, "radius must be positive and at most"),
         ({"name": "ellipse", "cx": 9, "cy": 9, "rx": 5, "ry": -2}, "radius must be positive"),
         ({"name": "ellipse", "cx": 9, "cy": 9, "rx": 5, "ry": 2, "theta": "x"}, "must be numbers"),
-        ({"name": "point", "cx": 9, "cy": 9}, "got 'point'"),
+        ({"name": "point", "cx": 9, "cy": 9}, "point of no instance"),
         ({"name": "polyline", "all_points_x": [1, 5, 9], "all_points_y": [1, 9, 1]}, "got 'polyline'"),
         ({"name": "star"}, "got 'star'"),
         ({"name": ["polygon"]}, "shape must be polygon"),

@@ -17,7 +17,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from vertinst.errors import DataError
 from vertinst.structures.rle import MAX_PIXELS
 
-__all__ = ["SUFFIXES", "Film", "find_films", "read_film", "read_size", "window"]
+__all__ = ["SUFFIXES", "Film", "FilmHeader", "find_films", "read_film", "read_header", "read_size", "window"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 DICOM_SUFFIXES = (".dcm", ".dicom")
@@ -56,6 +56,31 @@ class Film:
         return height, width
 
 
+@dataclass(frozen=True)
+class FilmHeader:
+    """What a film's header says.
+
+    Attributes:
+        height: px, as stored.
+        width: px, as stored.
+        orientation: EXIF orientation, 1..8; 1 is upright.
+        pixel_spacing_mm: (row, column), or None.
+        pixel_spacing_source: Where the spacing comes from, or None.
+    """
+
+    height: int
+    width: int
+    orientation: int = 1
+    pixel_spacing_mm: tuple[float, float] | None = None
+    pixel_spacing_source: str | None = None
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) px of the film turned upright, as `read_film` gives it."""
+        turned = TURNS[self.orientation][0] % 2
+        return (self.width, self.height) if turned else (self.height, self.width)
+
+
 def read_film(path: Path) -> Film:
     """Read a film: grey or colour (taken as luma), alpha ignored, EXIF orientation obeyed, the first page of several.
 
@@ -73,14 +98,22 @@ def read_film(path: Path) -> Film:
     return Film(pixels, bits, black, white)
 
 
+def read_header(path: Path) -> FilmHeader:
+    """Read size, orientation and pixel spacing of a film, no pixels.
+
+    Raises:
+        DataError: As `read_film`, as far as the header tells.
+    """
+    return FilmHeader(*_inspect(path))
+
+
 def read_size(path: Path) -> tuple[int, int]:
     """(height, width) px of a film as `read_film` gives it, from the header alone.
 
     Raises:
         DataError: As `read_film`, as far as the header tells.
     """
-    height, width, orientation = _inspect(path)
-    return (width, height) if TURNS[orientation][0] % 2 else (height, width)
+    return read_header(path).image_size
 
 
 def find_films(paths: Sequence[Path]) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,10 +31,14 @@ class Annotation:
     Attributes:
         category: Name of the class.
         mask: RLE of the image's size, the union of all parts.
-        outlines: The shapes as found in the source, one per part; none if the source had only a mask.
+        outlines: The shapes as found in the source, one per part, points among them; none if it had only a mask.
         attributes: Every attribute as found (of all parts; the first part wins where they differ).
         keypoints: Named points, xy px.
         ignore: Neither to be learnt nor scored.
+        part_attributes: Attributes of each outline; empty if all of them have just `attributes`.
+        named_level: The level where something else than the text of the attribute `level` names it: the class value,
+            or the label of an option.
+        drawn: All outlines are polygons, and the mask is known to be exactly these rasterised: spares writers the check.
     """
 
     category: str
@@ -43,10 +47,15 @@ class Annotation:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     keypoints: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     ignore: bool = False
+    part_attributes: tuple[Mapping[str, Any], ...] = ()
+    named_level: str | None = None
+    drawn: bool = False
 
     @property
     def level(self) -> str | None:
         """The vertebra's name (L5, S1) as annotated, spelt our way where it is a level (`Th12` is T12), or None."""
+        if self.named_level is not None:
+            return self.named_level
         level = self.attributes.get("level")
         text = str(level).strip() if isinstance(level, str | int) else ""
         return level_name(text) or text.upper() or None
@@ -67,6 +76,9 @@ class ImageRecord:
         pixel_spacing_source: Where the spacing comes from (`phantom`, `ImagerPixelSpacing` ...).
         attributes: Every attribute of the film as found.
         annotations: Possibly none.
+        source: What the source wrote of the file itself, by its own names (VIA: `filename`, `size` in bytes).
+        unread: Regions of the source that became no annotation, as VIA writes regions (`shape_attributes` and
+            `region_attributes`), so that an export loses none of them.
 
     Raises:
         DataError: Size or id out of range, a mask of another size, a spacing without its source.
@@ -82,6 +94,8 @@ class ImageRecord:
     pixel_spacing_source: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     annotations: tuple[Annotation, ...] = ()
+    source: Mapping[str, Any] = field(default_factory=dict)
+    unread: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         check_size((self.height, self.width))
@@ -110,6 +124,8 @@ class Dataset:
     Attributes:
         categories: Names of the classes; ids exist only at the edge and count from 1 in this order.
         images: Possibly none.
+        attribute_definitions: Types, descriptions and options of the attributes as VIA 2 writes `_via_attributes`
+            (`region` and `file`, each attribute name -> definition); empty if the source had none.
 
     Raises:
         DataError: A category, an image id or a file name occurs twice, or an annotation's class is not listed.
@@ -117,6 +133,7 @@ class Dataset:
 
     categories: tuple[str, ...]
     images: tuple[ImageRecord, ...] = ()
+    attribute_definitions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         unique: tuple[tuple[str, list[Any]], ...] = (
@@ -160,7 +177,7 @@ class Dataset:
 
     def subset(self, image_ids: set[int]) -> Dataset:
         """The films with these ids, in their order; categories unchanged."""
-        return Dataset(self.categories, tuple(i for i in self.images if i.image_id in image_ids))
+        return replace(self, images=tuple(i for i in self.images if i.image_id in image_ids))
 
     def counts(self) -> dict[str, int]:
         """Annotated instances per class, classes without any included."""

@@ -1,4 +1,4 @@
-"""Which class a VIA region belongs to: which attribute says so, and what its value stands for."""
+"""Which class a region belongs to: which attribute says so, and what its value stands for."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from vertinst.errors import DataError
 from vertinst.structures.dataset import CLASSES
 
 from ._class_names import ClassNames
-from ._via_files import Entry, Options
-from ._via_shapes import RegionFault
+from ._shapes import RegionFault
+from ._source import Entry, Options
 
 __all__ = ["ClassReader", "choose_classes", "ticked", "truth"]
 

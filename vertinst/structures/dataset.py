@@ -38,7 +38,7 @@ class Annotation:
         part_attributes: Attributes of each outline; empty if all of them have just `attributes`.
         named_level: The level where something else than the text of the attribute `level` names it: the class value,
             or the label of an option.
-        drawn: All outlines are polygons, and the mask is known to be exactly these rasterised: spares writers the check.
+        drawn: All outlines are polygons, and the mask is known to be exactly these, rasterised.
     """
 
     category: str

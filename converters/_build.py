@@ -29,6 +29,7 @@ _POINT_NAMES = ("keypoint", "corner", "landmark", "ecke", "punkt", "point")
 
 
 def build(
+    paths: Sequence[Path],
     entries: Sequence[Entry],
     skips: Sequence[Skip],
     images: Path | None,
@@ -45,6 +46,7 @@ def build(
     heights are those of the film turned as its EXIF orientation says.
 
     Args:
+        paths: The files or folders that were read, for messages.
         entries: From the reader, in the order of the files.
         skips: What the reader could not read.
         images: Folder that holds the films; None takes names and sizes as the entries state them.
@@ -60,7 +62,11 @@ def build(
             there is no film at all.
     """
     if not entries:
-        raise DataError("no film in any of the files", fix="Add films and export the annotations again.")
+        raise DataError(
+            "no film in any of the files",
+            where=", ".join(map(str, paths)) or None,
+            fix="Add films and export the annotations again.",
+        )
     found = list(skips)
     classes = choose_classes(entries, options.class_attribute, options.class_map)
     folder = FilmFolder(images, options.known_films) if images is not None else None

@@ -47,4 +47,4 @@ def read(
         found, faults = read_entries(path)
         entries += found
         skips += faults
-    return build(entries, skips, images, options or ReadOptions(), progress)
+    return build(paths, entries, skips, images, options or ReadOptions(), progress)

@@ -18,7 +18,7 @@ from vertinst.structures.spine import level_name
 from ._classes import ClassReader, choose_classes, ticked, truth
 from ._film_attributes import film_fields
 from ._films import FilmFolder
-from ._shapes import RegionFault, negative_size, rasterise, trace
+from ._shapes import RegionFault, check_line_width, draw, point
 from ._source import Entry, Options, Region, tidy
 
 __all__ = ["build"]
@@ -67,6 +67,7 @@ def build(
             where=", ".join(map(str, paths)) or None,
             fix="Add films and export the annotations again.",
         )
+    check_line_width(options.line_width_px)
     found = list(skips)
     classes = choose_classes(entries, options.class_attribute, options.class_map)
     folder = FilmFolder(images, options.known_films) if images is not None else None
@@ -181,23 +182,23 @@ def _part(
     skips: list[Skip],
 ) -> _Part | None:
     instance = region.instance or _instance(region, entry.options, options.instance_attribute)
-    if region.shape.get("name") == "point":
-        # A point needs no class of its own: the instance has one.
-        return _Part(number, region, instance, "", None, ignore=False, mask=None, drawn=False)
     repairs: tuple[str, ...] = ()
     try:
+        if region.shape.get("name") == "point":
+            point(region.shape)
+            # A point needs no class of its own: the instance has one.
+            return _Part(number, region, instance, "", None, ignore=False, mask=None, drawn=False)
+        if region.mask is None and not region.shape:
+            raise RegionFault("has no shape")
         category, level = classes.read(region.attributes, entry.options)
         if region.mask is not None:
             mask = region.mask
         else:
-            points = trace(region.shape)
-            mask, repairs = rasterise(points, image_size)
+            mask, repairs = draw(region.shape, image_size, options.line_width_px)
     except RegionFault as fault:
         skips.append(Skip(entry.file, entry.name, region.number, str(fault)))
         return None
     drawn = region.shape.get("name") == "polygon" and not any("itself" in reason for reason in repairs)
-    if region.mask is None and negative_size(region.shape):
-        repairs = ("rectangle of negative size: taken as drawn from its other corner", *repairs)
     skips += [Skip(entry.file, entry.name, region.number, reason, repaired=True) for reason in repairs]
     ignore = truth(region.attributes, "ignore", entry.options)
     named = _named_level(region.attributes, level, entry.options)

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
+from vertinst.errors import ConfigError
 from vertinst.structures import rle as rle_masks
 from vertinst.structures.rle import MAX_OUTLINE_PX, Rle
 
-__all__ = ["MAX_COORDINATE_PX", "RegionFault", "check_points", "negative_size", "rasterise", "trace"]
+__all__ = ["MAX_COORDINATE_PX", "RegionFault", "check_line_width", "check_points", "draw", "point", "rasterise", "trace"]
 
 Points = npt.NDArray[np.float64]
 
@@ -21,6 +22,7 @@ Points = npt.NDArray[np.float64]
 MAX_COORDINATE_PX = 100_000.0
 # Untangling may cut every edge with every other.
 MAX_REPAIRED_POINTS = 20_000
+MAX_LINE_WIDTH_PX = 10_000.0
 # Between a circle and the polygon that stands for it.
 CURVE_ERROR_PX = 0.05
 
@@ -29,8 +31,57 @@ class RegionFault(Exception):
     """A region that cannot be used; the text is the reason."""
 
 
+def draw(
+    shape: Mapping[str, Any], image_size: tuple[int, int], line_width_px: float | None = None
+) -> tuple[Rle, tuple[str, ...]]:
+    """Mask of a VIA shape, and what had to be repaired for it.
+
+    Args:
+        shape: `shape_attributes` as found in a file; may be anything.
+        image_size: (height, width) px.
+        line_width_px: Width of polylines, which end flat at their ends and are round at their bends; checked by
+            `check_line_width`.
+
+    Returns:
+        As `rasterise`; a rectangle of negative width or height, taken as drawn from its other corner, is a repair too.
+
+    Raises:
+        RegionFault: As `trace` and `rasterise`; or a polyline without a width.
+    """
+    if shape.get("name") == "polyline":
+        return _draw_line(shape, image_size, line_width_px)
+    mask, repairs = rasterise(trace(shape), image_size)
+    if shape["name"] == "rect" and (shape["width"] < 0 or shape["height"] < 0):
+        repairs = ("rectangle of negative size: taken as drawn from its other corner", *repairs)
+    return mask, repairs
+
+
+def point(shape: Mapping[str, Any]) -> tuple[float, float]:
+    """Place of a VIA point, xy px; it may lie outside of the film.
+
+    Raises:
+        RegionFault: `cx` and `cy` are not finite numbers of at most 100,000 px.
+    """
+    place = _numbers([shape.get("cx"), shape.get("cy")], "cx, cy")
+    check_points(place.reshape(1, 2))
+    return shape["cx"], shape["cy"]
+
+
+def check_line_width(width_px: float | None) -> None:
+    """Refuse a width that no line can have; None is no width.
+
+    Raises:
+        ConfigError: It is not above 0 and at most 10,000 px.
+    """
+    if width_px is not None and not 0 < width_px <= MAX_LINE_WIDTH_PX:
+        raise ConfigError(
+            f"line width must be above 0 and at most {MAX_LINE_WIDTH_PX:.0f} px, got {width_px:g}",
+            fix="Give the width of rods or wires on your films in pixels, for example --line-width 12.",
+        )
+
+
 def trace(shape: Mapping[str, Any]) -> Points:
-    """Outline of a VIA shape.
+    """Outline of a VIA shape that encloses an area.
 
     Circles and ellipses get as many vertices as keep the polygon within 0.05 px of the curve. A rectangle of negative
     width or height is taken as drawn from its other corner. `theta` of an ellipse is in radians, clockwise on screen,
@@ -45,6 +96,8 @@ def trace(shape: Mapping[str, Any]) -> Points:
     Raises:
         RegionFault: A shape without area (point, polyline), an unknown one, or one with unusable numbers.
     """
+    if not shape:
+        raise RegionFault("has no shape")
     name = shape.get("name")
     tracer = _TRACERS.get(name) if isinstance(name, str) else None
     if tracer is None:
@@ -84,13 +137,7 @@ def rasterise(points: Points, image_size: tuple[int, int]) -> tuple[Rle, tuple[s
     Raises:
         RegionFault: Nothing of the region lies on the film.
     """
-    height, width = image_size
-    low, high = points.min(axis=0), points.max(axis=0)
-    if (high <= 0).any() or low[0] >= width or low[1] >= height:
-        raise RegionFault("lies wholly outside of the film")
-    repairs = []
-    if (low < 0).any() or high[0] > width or high[1] > height:
-        repairs.append("lies partly outside of the film: cut off at its edge")
+    repairs = _leaving(points, image_size)
     outline = shapely.Polygon(points)
     if outline.is_valid:
         mask = rle_masks.polygons_to_rle([points], image_size)
@@ -105,10 +152,49 @@ def rasterise(points: Points, image_size: tuple[int, int]) -> tuple[Rle, tuple[s
     return mask, tuple(repairs)
 
 
+def _leaving(points: Points, image_size: tuple[int, int]) -> list[str]:
+    height, width = image_size
+    low, high = points.min(axis=0), points.max(axis=0)
+    if (high <= 0).any() or low[0] >= width or low[1] >= height:
+        raise RegionFault("lies wholly outside of the film")
+    if (low < 0).any() or high[0] > width or high[1] > height:
+        return ["lies partly outside of the film: cut off at its edge"]
+    return []
+
+
+def _draw_line(
+    shape: Mapping[str, Any], image_size: tuple[int, int], width_px: float | None
+) -> tuple[Rle, tuple[str, ...]]:
+    if width_px is None:
+        raise RegionFault("an open line has no area: give --line-width")
+    points = _columns(shape)
+    check_points(points)
+    if len(points) > MAX_REPAIRED_POINTS:
+        raise RegionFault(f"line must have at most {MAX_REPAIRED_POINTS} points, got {len(points)}")
+    if (points == points[:1]).all():
+        raise RegionFault("line must have at least two different points")
+    area = shapely.buffer(shapely.LineString(points), width_px / 2, cap_style="flat")
+    covered = [np.asarray(part.exterior.coords) for part in shapely.get_parts(area)]
+    if not covered:
+        raise RegionFault("encloses no area")
+    for ring in covered:
+        check_points(ring)
+    repairs = _leaving(np.concatenate(covered), image_size)
+    mask, _ = _fill(area, image_size)
+    if rle_masks.area(mask) == 0:
+        raise RegionFault("covers no pixel of the film")
+    return mask, tuple(repairs)
+
+
 def _untangle(outline: shapely.Polygon, image_size: tuple[int, int]) -> tuple[Rle, int]:
-    valid = shapely.get_parts(shapely.make_valid(outline))
-    # A collection may hold multipolygons beside the lines and points that the crossing left over.
-    parts = [p for p in shapely.get_parts(valid) if isinstance(p, shapely.Polygon) and p.area > 0]
+    return _fill(shapely.make_valid(outline), image_size)
+
+
+def _fill(valid: shapely.Geometry, image_size: tuple[int, int]) -> tuple[Rle, int]:
+    """Mask of the polygons of a valid geometry, and their number."""
+    # A collection may hold multipolygons beside the lines and points that a crossing left over.
+    parts = shapely.get_parts(shapely.get_parts(valid))
+    parts = [p for p in parts if isinstance(p, shapely.Polygon) and p.area > 0]
     if not parts:
         raise RegionFault("encloses no area")
     masks = []
@@ -119,11 +205,15 @@ def _untangle(outline: shapely.Polygon, image_size: tuple[int, int]) -> tuple[Rl
     return rle_masks.union(masks, image_size), len(parts)
 
 
-def _polygon(shape: Mapping[str, Any]) -> Points:
+def _columns(shape: Mapping[str, Any]) -> Points:
     columns = [_numbers(shape.get(key), key) for key in ("all_points_x", "all_points_y")]
     if len(columns[0]) != len(columns[1]):
         raise RegionFault(f"must have as many x as y, got {len(columns[0])} and {len(columns[1])}")
-    points = np.stack(columns, axis=1)
+    return np.stack(columns, axis=1)
+
+
+def _polygon(shape: Mapping[str, Any]) -> Points:
+    points = _columns(shape)
     # VIA 1 repeats the first point at the end.
     if len(points) > 1 and (points[0] == points[-1]).all():
         points = points[:-1]
@@ -175,11 +265,6 @@ def _numbers(values: Any, what: str) -> Points:
     if not np.isfinite(numbers).all():
         raise RegionFault(f"{what} must be finite")
     return numbers
-
-
-def negative_size(shape: Mapping[str, Any]) -> bool:
-    """Whether a traced shape is a rectangle of negative width or height."""
-    return shape.get("name") == "rect" and (shape["width"] < 0 or shape["height"] < 0)
 
 
 _TRACERS: dict[str, Callable[[Mapping[str, Any]], Points]] = {

@@ -76,10 +76,10 @@ def read_shape(films, shape):
         ({"name": "ellipse", "cx": 9, "cy": 9, "rx": 5, "ry": -2}, "radius must be positive"),
         ({"name": "ellipse", "cx": 9, "cy": 9, "rx": 5, "ry": 2, "theta": "x"}, "must be numbers"),
         ({"name": "point", "cx": 9, "cy": 9}, "point of no instance"),
-        ({"name": "polyline", "all_points_x": [1, 5, 9], "all_points_y": [1, 9, 1]}, "got 'polyline'"),
+        ({"name": "polyline", "all_points_x": [1, 5, 9], "all_points_y": [1, 9, 1]}, "give --line-width"),
         ({"name": "star"}, "got 'star'"),
         ({"name": ["polygon"]}, "shape must be polygon"),
-        ({}, "shape must be polygon"),
+        ({}, "has no shape"),
     ],
 )
 def test_unusable_regions_are_skipped_with_their_reason(films, shape, reason):

@@ -10,6 +10,9 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+import numpy as np
+
+from vertinst.collector import collector_paused
 from vertinst.errors import DataError, OutputExistsError, VertinstError
 
 __all__ = [
@@ -19,6 +22,7 @@ __all__ = [
     "read_json",
     "write_bytes",
     "write_json",
+    "write_pieces",
     "write_text",
     "write_with",
 ]
@@ -26,6 +30,11 @@ __all__ = [
 MAX_JSON_BYTES = 2_000_000_000
 # What is deeper is no annotation, and would break whoever walks through it.
 MAX_JSON_DEPTH = 100
+# What tells the depth of a JSON text: +1 for each byte that opens a container, -1 for each that closes one.
+_QUOTE = ord('"')
+_STEPS = np.zeros(256, dtype=np.int8)
+_STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
+_NO_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
 # On most file systems: bytes of one part of a path, and of a whole path less a generous folder.
 _MAX_NAME_BYTES = 255
 _MAX_PATH_BYTES = 2000
@@ -74,6 +83,16 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode("utf-8", "replace"))
 
 
+def write_pieces(path: Path, pieces: Iterable[str]) -> None:
+    """Write UTF-8 text of which never more than one piece is in memory aside and rename; see `write_text`."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", errors="replace", newline="") as file:
+            file.writelines(pieces)
+
+    write_with(path, write)
+
+
 def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
     """Write JSON (UTF-8, NaN refused) aside and rename; see `write_with`."""
     write_text(path, json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent) + "\n")
@@ -89,7 +108,7 @@ def read_json(path: Path) -> Any:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise DataError(f"must be at most {MAX_JSON_BYTES} bytes, got {size}", where=path, fix="Split the file.")
-        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+        content, depth = _parse(path.read_bytes())
     except FileNotFoundError as error:
         raise DataError("no such file", where=path, fix="Check the path.") from error
     except OSError as error:
@@ -102,22 +121,30 @@ def read_json(path: Path) -> Any:
         raise DataError(
             f"is not valid JSON ({place})", where=path, fix="Export the file again, or repair it at that place."
         ) from error
-    if _too_deep(content):
+    if depth > MAX_JSON_DEPTH:
         raise DataError(
             f"must be nested at most {MAX_JSON_DEPTH} deep, got more", where=path, fix="Check where the file is from."
         )
     return content
 
 
-def _too_deep(content: Any) -> bool:
-    level = [content]
-    for _ in range(MAX_JSON_DEPTH):
-        inner = (v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list))
-        # Most lists are long outlines of numbers: their types are gathered without a look at each.
-        level = [child for values in inner if {dict, list} & set(map(type, values)) for child in values]
-        if not level:
-            return False
-    return True
+def _parse(raw: bytes) -> tuple[Any, int]:
+    """Content of a JSON text, and how deep it is nested."""
+    depth = _depth(raw)
+    text = raw.decode("utf-8-sig")
+    # Large files are held in memory once, not twice.
+    del raw
+    with collector_paused():
+        return json.loads(text), depth
+
+
+def _depth(raw: bytes) -> int:
+    """How deep the containers of a valid JSON text are nested, of which strings with brackets in them are none."""
+    # What is escaped ends no string; pairs of backslashes go first, as the second of a pair escapes nothing.
+    unescaped = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+    marks = np.frombuffer(unescaped.translate(None, _NO_MARKS), dtype=np.uint8)
+    in_string = np.logical_xor.accumulate(marks == _QUOTE)
+    return int(np.cumsum(np.where(in_string, 0, _STEPS[marks]), dtype=np.int32).max(initial=0))
 
 
 def prepare_folder(path: Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> Path:

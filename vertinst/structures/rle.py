@@ -21,10 +21,13 @@ __all__ = [
     "Polygon",
     "Rle",
     "area",
+    "areas",
     "box_xyxy",
+    "boxes_xywh",
     "complement",
     "decode",
     "difference",
+    "draw_each",
     "empty",
     "encode",
     "from_coco",
@@ -212,6 +215,18 @@ def polygons_to_rle(polygons: Sequence[npt.NDArray[np.float64]], image_size: Seq
     return dict(coco_mask.merge(coco_mask.frPyObjects(flat, height, width)))
 
 
+def draw_each(polygons: Sequence[npt.NDArray[np.float64]], image_size: tuple[int, int]) -> list[Rle]:
+    """Rasterise simple polygons, one mask for each, as `polygons_to_rle` would, but unchecked and many at a time.
+
+    Args:
+        polygons: Each (V, 2) float64 xy px, V >= 3, known to be finite, within +-1e5 and no longer than
+            `MAX_OUTLINE_PX`. Possibly none.
+        image_size: (height, width), known to be in range.
+    """
+    flat = [polygon.ravel() for polygon in polygons]
+    return list(coco_mask.frPyObjects(flat, *image_size)) if flat else []
+
+
 def rle_to_polygons(rle: Rle) -> list[Polygon]:
     """Outlines of a mask: the one polygoniser. Rasterised again they give the same mask, up to touching corners.
 
@@ -243,6 +258,16 @@ def rle_to_polygons(rle: Rle) -> list[Polygon]:
 def area(rle: Rle) -> int:
     """Number of pixels."""
     return int(coco_mask.area(rle))
+
+
+def areas(masks: Sequence[Rle]) -> npt.NDArray[np.int64]:
+    """Number of pixels of each mask, (N,)."""
+    return np.asarray(coco_mask.area(list(masks)), dtype=np.int64) if masks else np.zeros(0, dtype=np.int64)
+
+
+def boxes_xywh(masks: Sequence[Rle]) -> npt.NDArray[np.float64]:
+    """Tight boxes (N, 4) xywh px, as COCO wants them; zeros for an empty mask."""
+    return np.asarray(coco_mask.toBbox(list(masks)), dtype=np.float64) if masks else np.zeros((0, 4))
 
 
 def box_xyxy(rle: Rle) -> npt.NDArray[np.float32]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vertinst.data.radiograph import FilmHeader
 from vertinst.errors import DataError
 from vertinst.progress import Progress, silent, track
 from vertinst.structures import rle as rle_masks
@@ -15,11 +16,14 @@ from vertinst.structures.dataset import CLASSES, Annotation, Dataset, ImageRecor
 from vertinst.structures.rle import Rle
 from vertinst.structures.spine import level_name
 
-from ._classes import ClassReader, choose_classes, ticked, truth
+from ._classes import ClassReader, choose_classes, require_instances, ticked, truth
+from ._definitions import unite_definitions
 from ._film_attributes import film_fields
 from ._films import FilmFolder
-from ._shapes import RegionFault, check_line_width, draw, point
+from ._patients import PatientReader
+from ._shapes import RegionFault, check_line_width, draw, place
 from ._source import Entry, Options, Region, tidy
+from ._turn import turn_regions
 
 __all__ = ["build"]
 
@@ -43,7 +47,7 @@ def build(
     attribute are parts of one annotation; a point with that value becomes a keypoint of it. The attribute `ignore`
     marks regions that are neither learnt nor scored. A class value that names a level (L5, S1, LWK 3) gives `lumbar`
     or `sacral` and, where the attribute `level` is absent, the level. Films without regions are kept. Widths and
-    heights are those of the film turned as its EXIF orientation says.
+    heights are those of the film turned as its EXIF orientation says; with `ignore_exif` regions are turned with it.
 
     Args:
         paths: The files or folders that were read, for messages.
@@ -58,8 +62,9 @@ def build(
         paper's five if any of them occurs (or no region does), in their fixed order, followed by others by alphabet.
 
     Raises:
-        DataError: A film is missing or cannot be read, a name leads outside of `images`, the class cannot be found, or
-            there is no film at all.
+        DataError: A film is missing or cannot be read, a name leads outside of `images`, the class cannot be found, no
+            region or film has an attribute that was asked for, or there is no film at all.
+        ConfigError: The line width is not positive, or the patient pattern is no regular expression.
     """
     if not entries:
         raise DataError(
@@ -68,16 +73,23 @@ def build(
             fix="Add films and export the annotations again.",
         )
     check_line_width(options.line_width_px)
-    found = list(skips)
+    entries, definitions, rewritten = unite_definitions(entries)
+    found = [*skips, *rewritten]
     classes = choose_classes(entries, options.class_attribute, options.class_map)
+    require_instances(entries, options.instance_attribute)
+    patients = PatientReader(entries, options)
     folder = FilmFolder(images, options.known_films) if images is not None else None
     films = _by_film(entries, folder)
     steps = track(films.items(), len(films), "reading annotations", progress)
     records = tuple(
-        _record(number, name, group, folder, classes, options, found)
+        _record(number, name, group, folder, classes, patients, options, found)
         for number, (name, group) in enumerate(steps, start=1)
     )
-    return Dataset(_categories(records), records, _definitions(entries)), tuple(found)
+    if patients.unmatched:
+        others = f" and {len(patients.unmatched) - 1} more" if len(patients.unmatched) > 1 else ""
+        reason = f"name of this film{others} has no patient that --patient-regex finds: each is its own patient"
+        found.append(Skip(", ".join(map(str, paths)), patients.unmatched[0], None, reason, repaired=True))
+    return Dataset(_categories(records), records, definitions), tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +129,14 @@ def _record(
     entries: Sequence[Entry],
     folder: FilmFolder | None,
     classes: ClassReader,
+    patients: PatientReader,
     options: ReadOptions,
     skips: list[Skip],
 ) -> ImageRecord:
-    height, width = image_size = _size(file_name, entries, folder, skips)
+    header = folder.header(file_name) if folder is not None else None
+    height, width = image_size = _size(file_name, entries, header, skips, ignore_exif=options.ignore_exif)
+    if options.ignore_exif and header is not None and header.orientation != 1:
+        entries = [_turned(entry, header, skips) for entry in entries]
     parts: list[_Part] = []
     unread: list[dict[str, Any]] = []
     seen: dict[Any, list[_Part]] = {}
@@ -134,10 +150,9 @@ def _record(
                 unread.append(_as_via(region))
             elif not _repeats(part, entries, seen, skips, drop=options.drop_duplicates):
                 parts.append(part)
-    attributes: dict[str, Any] = {}
-    for entry in reversed(entries):
-        attributes |= entry.attributes
-    fields, fault = film_fields(attributes, entries[0].options.film)
+    attributes, labels = _film_attributes(entries, skips)
+    fields, fault = film_fields(attributes, labels)
+    fields["patient"] = patients.read(file_name, attributes, labels, fields["patient"])
     if fault is not None:
         skips.append(Skip(entries[0].file, entries[0].name, None, fault))
     annotations, loose = _unite(parts, image_size)
@@ -158,18 +173,45 @@ def _record(
     )
 
 
-def _size(file_name: str, entries: Sequence[Entry], folder: FilmFolder | None, skips: list[Skip]) -> tuple[int, int]:
+def _size(
+    file_name: str, entries: Sequence[Entry], header: FilmHeader | None, skips: list[Skip], *, ignore_exif: bool
+) -> tuple[int, int]:
     """(height, width) of the film itself, or as its entries state it where there are no films."""
     stated = next((e for e in entries if e.size is not None), None)
-    if folder is None:
+    if header is None:
         if stated is None or stated.size is None:
             raise DataError("the file states no size", where=file_name, fix="Give the folder of the films: --images.")
         return rle_masks.check_size(stated.size)
-    height, width = folder.header(file_name).image_size
-    if stated is not None and stated.size not in (None, (height, width)):
+    annotated = (header.height, header.width) if ignore_exif else header.image_size
+    if stated is not None and stated.size not in (None, annotated):
+        height, width = annotated
         reason = f"film is {width} x {height} px, the file says otherwise: the film's own size taken"
         skips.append(Skip(stated.file, stated.name, None, reason, repaired=True))
-    return height, width
+    return header.image_size
+
+
+def _turned(entry: Entry, header: FilmHeader, skips: list[Skip]) -> Entry:
+    if not entry.regions:
+        return entry
+    reason = f"regions turned with the film, whose EXIF orientation is {header.orientation}"
+    skips.append(Skip(entry.file, entry.name, None, reason, repaired=True))
+    regions = turn_regions(entry.regions, header.orientation, (header.height, header.width))
+    return replace(entry, regions=regions)
+
+
+def _film_attributes(entries: Sequence[Entry], skips: list[Skip]) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
+    """Attributes of a film from all of its entries, the first winning, and what their option ids stand for."""
+    attributes: dict[str, Any] = {}
+    labels: dict[str, dict[str, str]] = {}
+    for entry in entries:
+        differing = [n for n, v in entry.attributes.items() if n in attributes and attributes[n] != v]
+        if differing:
+            reason = f"film attribute {', '.join(differing)} differs from that in {entries[0].file}: left out"
+            skips.append(Skip(entry.file, entry.name, None, reason))
+        attributes = {**entry.attributes, **attributes}
+        for name, found in entry.options.film.items():
+            labels[name] = {**found, **labels.get(name, {})}
+    return attributes, labels
 
 
 def _part(
@@ -185,7 +227,10 @@ def _part(
     repairs: tuple[str, ...] = ()
     try:
         if region.shape.get("name") == "point":
-            point(region.shape)
+            x, y = place(region.shape)
+            if not (0 <= x <= image_size[1] and 0 <= y <= image_size[0]):
+                reason = "point lies outside of the film: kept"
+                skips.append(Skip(entry.file, entry.name, region.number, reason, repaired=True))
             # A point needs no class of its own: the instance has one.
             return _Part(number, region, instance, "", None, ignore=False, mask=None, drawn=False)
         if region.mask is None and not region.shape:
@@ -306,13 +351,3 @@ def _categories(records: Sequence[ImageRecord]) -> tuple[str, ...]:
     used = {a.category for r in records for a in r.annotations}
     ours = CLASSES if not used or used & set(CLASSES) else ()
     return (*ours, *sorted(used - set(CLASSES)))
-
-
-def _definitions(entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
-    """Attribute definitions of all files; of two under one name the first."""
-    distinct = {id(e.options): e.options.definitions for e in entries}
-    result: dict[str, dict[str, Any]] = {}
-    for definitions in distinct.values():
-        for kind, attributes in definitions.items():
-            result[kind] = {**attributes, **result.get(kind, {})}
-    return result

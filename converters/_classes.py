@@ -14,7 +14,7 @@ from ._class_names import ClassNames
 from ._shapes import RegionFault
 from ._source import Entry, Options
 
-__all__ = ["ClassReader", "choose_classes", "ticked", "truth"]
+__all__ = ["ClassReader", "choose_classes", "require_instances", "ticked", "truth"]
 
 # Searched in turn: whichever group holds a fitting attribute decides. Names that usually mean something else come last.
 _USUAL = frozenset(
@@ -104,6 +104,20 @@ def choose_classes(
     if names.find("") is not None and not present:
         return ClassReader(None, names)
     raise _nothing_fits(present)
+
+
+def require_instances(entries: Sequence[Entry], attribute: str | None) -> None:
+    """Refuse an attribute, meant to join the parts of instances, that no region has; None is fine.
+
+    Raises:
+        DataError: There are regions, and none has it.
+    """
+    present = dict.fromkeys(name for e in entries for r in e.regions for name in r.attributes) if attribute else {}
+    if attribute and attribute not in present and any(e.regions for e in entries):
+        raise DataError(
+            f"no region has the attribute {attribute!r}; attributes found: {', '.join(present) or 'none'}",
+            fix="Give one of those with --instance-attribute.",
+        )
 
 
 def ticked(attributes: Mapping[str, Any], name: str, options: Options) -> list[tuple[str, ...]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-__all__ = ["FilmFields", "film_fields"]
+__all__ = ["FilmFields", "attribute_text", "film_fields", "same_name"]
 
 _PATIENT = ("patient", "patientid", "patientenid", "patid", "pseudonym", "subject", "subjectid")
 _VIEW = ("view", "viewposition", "projection", "projektion", "ansicht", "strahlengang")
@@ -55,15 +56,31 @@ def film_fields(
     return fields, fault
 
 
+def same_name(one: str, other: str) -> bool:
+    """Whether two names of attributes differ in letter case, blanks, `_` and `-` at most."""
+    return _fold(one) == _fold(other)
+
+
+def attribute_text(attributes: Mapping[str, Any], options: Mapping[str, Mapping[str, str]], name: str) -> str | None:
+    """What an attribute says, as text and by the label of its option; None if that is blank."""
+    text = _text(attributes[name])
+    return options.get(name, {}).get(text, text).strip() or None
+
+
+@functools.lru_cache(maxsize=4096)
+def _fold(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).casefold()
+
+
 def _find(
     attributes: Mapping[str, Any], options: Mapping[str, Mapping[str, str]], wanted: tuple[str, ...]
 ) -> tuple[str | None, str | None]:
     """Text and name of the first attribute with one of the wanted names that is not blank."""
-    folded = {re.sub(r"[\s_-]", "", name).casefold(): name for name in reversed(list(attributes))}
+    folded = {_fold(name): name for name in reversed(list(attributes))}
     for name in (folded[w] for w in wanted if w in folded):
-        text = _text(attributes[name])
-        if text:
-            return options.get(name, {}).get(text, text).strip(), name
+        text = attribute_text(attributes, options, name)
+        if text is not None:
+            return text, name
     return None, None
 
 

@@ -14,7 +14,16 @@ from vertinst.errors import ConfigError
 from vertinst.structures import rle as rle_masks
 from vertinst.structures.rle import MAX_OUTLINE_PX, Rle
 
-__all__ = ["MAX_COORDINATE_PX", "RegionFault", "check_line_width", "check_points", "draw", "point", "rasterise", "trace"]
+__all__ = [
+    "MAX_COORDINATE_PX",
+    "RegionFault",
+    "check_line_width",
+    "check_points",
+    "draw",
+    "place",
+    "rasterise",
+    "trace",
+]
 
 Points = npt.NDArray[np.float64]
 
@@ -56,14 +65,13 @@ def draw(
     return mask, repairs
 
 
-def point(shape: Mapping[str, Any]) -> tuple[float, float]:
+def place(shape: Mapping[str, Any]) -> tuple[float, float]:
     """Place of a VIA point, xy px; it may lie outside of the film.
 
     Raises:
         RegionFault: `cx` and `cy` are not finite numbers of at most 100,000 px.
     """
-    place = _numbers([shape.get("cx"), shape.get("cy")], "cx, cy")
-    check_points(place.reshape(1, 2))
+    check_points(_numbers([shape.get("cx"), shape.get("cy")], "cx, cy").reshape(1, 2))
     return shape["cx"], shape["cy"]
 
 
@@ -193,8 +201,8 @@ def _untangle(outline: shapely.Polygon, image_size: tuple[int, int]) -> tuple[Rl
 def _fill(valid: shapely.Geometry, image_size: tuple[int, int]) -> tuple[Rle, int]:
     """Mask of the polygons of a valid geometry, and their number."""
     # A collection may hold multipolygons beside the lines and points that a crossing left over.
-    parts = shapely.get_parts(shapely.get_parts(valid))
-    parts = [p for p in parts if isinstance(p, shapely.Polygon) and p.area > 0]
+    pieces = shapely.get_parts(shapely.get_parts(valid))
+    parts = [p for p in pieces if isinstance(p, shapely.Polygon) and p.area > 0]
     if not parts:
         raise RegionFault("encloses no area")
     masks = []

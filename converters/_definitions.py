@@ -1,0 +1,141 @@
+"""Attribute definitions of several files as one, so that no option id means two things."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from vertinst.structures.conversion import Skip
+
+from ._source import Entry, Labels, Options
+
+__all__ = ["Definitions", "unite_definitions"]
+
+Definitions = dict[str, dict[str, Any]]
+_Renamed = dict[str, dict[str, str]]
+_KINDS = ("region", "file")
+
+
+def unite_definitions(entries: Sequence[Entry]) -> tuple[list[Entry], Definitions, list[Skip]]:
+    """Make the option ids of several files agree.
+
+    Options are joined under the ids of the first file that defines the attribute. Where a later file's id stands for
+    another label, its values are rewritten to the id that has this label already, or else to a new one, which is the
+    label itself. Where the first file has the attribute as text, the later file's ids become their labels. A file
+    without definitions (exports, CSV) is left as it is: what its values stand for is not said.
+
+    Args:
+        entries: In the order of the files.
+
+    Returns:
+        The films, with values and labels changed where need was; the definitions of all files, as VIA 2 writes
+        `_via_attributes`; and a list of the files and attributes whose values were rewritten.
+    """
+    united: Definitions = {}
+    labels: dict[str, dict[str, dict[str, str]]] = {kind: {} for kind in _KINDS}
+    changes: dict[int, tuple[dict[str, _Renamed], Options]] = {}
+    for options in {id(e.options): e.options for e in entries}.values():
+        renamed = {kind: _join(kind, options, united, labels) for kind in _KINDS}
+        if any(renamed.values()):
+            changes[id(options)] = renamed, _relabelled(options, renamed)
+    result, counts = [], dict[tuple[str, str, str], int]()
+    for entry in entries:
+        change = changes.get(id(entry.options))
+        result.append(entry if change is None else _rewritten(entry, *change, counts))
+    return result, united, [_listed(*key, count) for key, count in counts.items()]
+
+
+def _join(kind: str, options: Options, united: Definitions, labels: dict[str, dict[str, dict[str, str]]]) -> _Renamed:
+    """Add a file's definitions to those of the files before; the ids that must be renamed in it, by attribute."""
+    renamed: _Renamed = {}
+    own = _labels(options, kind)
+    for name, definition in options.definitions.get(kind, {}).items():
+        added = own.get(name, {})
+        if name not in united.setdefault(kind, {}):
+            united[kind][name] = definition
+            labels[kind][name] = dict(added)
+            continue
+        known = labels[kind][name]
+        changed = _rename(known, added)
+        if changed:
+            renamed[name] = changed
+        if known:
+            known.update({changed.get(i, i): label for i, label in added.items()})
+            united[kind][name] = _with_options(united[kind][name], known)
+    return renamed
+
+
+def _rename(known: Mapping[str, str], added: Mapping[str, str]) -> dict[str, str]:
+    if not known:
+        return {i: label.strip() for i, label in added.items() if i != label.strip()}
+    ids = {label.strip(): i for i, label in reversed(known.items())}
+    changed: dict[str, str] = {}
+    taken = {*known, *added}
+    for i, label in added.items():
+        text = label.strip()
+        if i not in known or known[i].strip() == text:
+            continue
+        new = ids.get(text)
+        if new is None:
+            new = text if text not in taken else next(t for n in range(2, 10**9) if (t := f"{text} {n}") not in taken)
+            taken.add(new)
+        changed[i] = new
+    return changed
+
+
+def _with_options(definition: Any, labels: Mapping[str, str]) -> Any:
+    if not isinstance(definition, dict):
+        return definition
+    written = definition.get("options")
+    return {**definition, "options": {**labels, **(written if isinstance(written, dict) else {})}}
+
+
+def _labels(options: Options, kind: str) -> Labels:
+    return options.region if kind == "region" else options.film
+
+
+def _relabelled(options: Options, renamed: Mapping[str, _Renamed]) -> Options:
+    region, film = (
+        {
+            name: {renamed[kind].get(name, {}).get(i, i): label for i, label in found.items()}
+            for name, found in _labels(options, kind).items()
+        }
+        for kind in _KINDS
+    )
+    return Options(region, film, options.definitions)
+
+
+def _rewritten(
+    entry: Entry, renamed: Mapping[str, _Renamed], options: Options, counts: dict[tuple[str, str, str], int]
+) -> Entry:
+    def rewrite(kind: str, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+        result = dict(attributes)
+        for name, ids in renamed[kind].items():
+            if name in result and (value := _value(result[name], ids)) != result[name]:
+                result[name] = value
+                counts[entry.file, kind, name] = counts.get((entry.file, kind, name), 0) + 1
+        return result
+
+    regions = tuple(replace(r, attributes=rewrite("region", r.attributes)) for r in entry.regions)
+    return replace(entry, attributes=rewrite("file", entry.attributes), regions=regions, options=options)
+
+
+def _value(value: Any, ids: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        result: dict[str, Any] = {}
+        for i, on in value.items():
+            # Two old ids may have become one: ticked if either was.
+            result[ids.get(i, i)] = result.get(ids.get(i, i)) or on
+        return result
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return ids.get(str(value).strip(), value)
+    return value
+
+
+def _listed(file: str, kind: str, name: str, count: int) -> Skip:
+    what = "regions" if kind == "region" else "films"
+    reason = (
+        f"option ids of {what}' attribute {name!r} mean something else in the files before: rewritten {count} times"
+    )
+    return Skip(file, "", None, reason, repaired=True)

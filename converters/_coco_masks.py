@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,9 @@ from vertinst.structures.rle import Rle
 
 from ._shapes import RegionFault, check_points, trace
 
-__all__ = ["outlines_of", "read_mask", "segmentation_of"]
+__all__ = ["is_said", "outlines_of", "read_mask", "segmentation_of"]
 
+_KEYS = {"name", "all_points_x", "all_points_y"}
 _FIX = "Correct the segmentation or write the file again."
 
 
@@ -27,10 +27,20 @@ def segmentation_of(annotation: Annotation) -> list[list[float]] | dict[str, Any
     crowds to be.
     """
     if annotation.outlines and not annotation.ignore:
-        polygons = _polygons([outline for outline in annotation.outlines if outline.get("name") != "point"])
-        if polygons and (annotation.drawn or _same(polygons, annotation.mask)):
+        shapes = [outline for outline in annotation.outlines if outline.get("name") != "point"]
+        if annotation.drawn and shapes:
+            return [_flat(shape) for shape in shapes]
+        polygons = _polygons(shapes)
+        if polygons and _same(polygons, annotation.mask):
             return polygons
     return rle_masks.to_coco(annotation.mask)
+
+
+def is_said(annotation: Annotation, segmentation: Any) -> bool:
+    """Whether `outlines_of` the segmentation gives the annotation's outlines again."""
+    if annotation.drawn and isinstance(segmentation, list) and all(o.keys() == _KEYS for o in annotation.outlines):
+        return True
+    return annotation.outlines == outlines_of(segmentation)
 
 
 def outlines_of(segmentation: Any) -> tuple[Outline, ...]:
@@ -69,9 +79,16 @@ def _polygons(outlines: Sequence[Outline]) -> list[list[float]]:
         except RegionFault:
             return []
         if outline.get("name") == "polygon":
-            flat.append(list(chain.from_iterable(zip(outline["all_points_x"], outline["all_points_y"], strict=True))))
+            flat.append(_flat(outline))
         else:
             flat.append([round(v, 3) for v in points.ravel().tolist()])
+    return flat
+
+
+def _flat(polygon: Outline) -> list[float]:
+    xs, ys = polygon["all_points_x"], polygon["all_points_y"]
+    flat = [0.0] * (2 * len(xs))
+    flat[0::2], flat[1::2] = xs, ys
     return flat
 
 

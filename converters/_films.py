@@ -6,6 +6,7 @@ import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from vertinst.data.radiograph import FilmHeader, read_header
 from vertinst.errors import DataError
@@ -31,21 +32,31 @@ class FilmFolder:
             raise DataError("must be the folder of the films", where=folder, fix="Give that folder with --images.")
         self.folder = folder
         self.known = known or {}
+        self._plain: dict[str, frozenset[str]] = {}
 
     def find(self, name: str) -> str | None:
         """Path of a film relative to the folder, `/` between folders; None if it is not there.
 
         The name is tried as it stands, then its last part in the folder itself, then anywhere below it if only one
-        file is called so: VIA often knows no more than the base name.
+        file is called so: VIA often knows no more than the base name. URLs are names too, `%20` in them a blank.
 
         Raises:
             DataError: The name leads outside of the folder, or several files below it are called so.
         """
-        path = inside(self.folder, name)
-        if path.is_file():
-            return path.relative_to(self.folder).as_posix()
-        base = PurePosixPath(name.replace("\\", "/")).name
-        if base and inside(self.folder, base).is_file():
+        path = PurePosixPath(name.replace("\\", "/"))
+        parent = path.parent.as_posix()
+        if path.name in self._plain.get(parent, ()) and ":" not in name:
+            return path.as_posix()
+        # Whatever is not known to be an ordinary file is followed to where it leads.
+        whole = inside(self.folder, name)
+        if whole.is_file():
+            if parent not in self._plain:
+                self._plain[parent] = _plain_files(inside(self.folder, parent))
+            return whole.relative_to(self.folder).as_posix()
+        return next((found for base in _base_names(name, path) if (found := self._find_base(base, name))), None)
+
+    def _find_base(self, base: str, name: str) -> str | None:
+        if inside(self.folder, base).is_file():
             return base
         found = self._below.get(base, [])
         if len(found) > 1:
@@ -78,9 +89,32 @@ class FilmFolder:
     @functools.cached_property
     def _below(self) -> dict[str, list[str]]:
         index: dict[str, list[str]] = {}
+        top = self.folder.resolve()
         for root, _, files in os.walk(self.folder):
             for file in files:
                 path = Path(root, file)
-                if path.resolve().is_relative_to(self.folder.resolve()):
+                if not path.is_symlink() or path.resolve().is_relative_to(top):
                     index.setdefault(file, []).append(path.relative_to(self.folder).as_posix())
         return {name: sorted(paths) for name, paths in index.items()}
+
+
+def _plain_files(folder: Path) -> frozenset[str]:
+    """Names of the files in a folder that are no links: none of them lies anywhere else."""
+    with os.scandir(folder) as found:
+        return frozenset(entry.name for entry in found if entry.is_file(follow_symlinks=False))
+
+
+def _base_names(name: str, path: PurePosixPath) -> list[str]:
+    """What a film may be called in a folder: the last part of its name, that of a URL as the server would read it."""
+    names = [path.name]
+    if "://" in name:
+        names.append(PurePosixPath(unquote(_path_of_url(name))).name)
+    return [n for n in names if n]
+
+
+def _path_of_url(name: str) -> str:
+    try:
+        return urlsplit(name).path
+    except ValueError:
+        # Brackets where an address of the internet's sixth version should stand.
+        return name

@@ -54,7 +54,7 @@ def ordinary_masks(shapes: Sequence[Mapping[str, Any]], image_size: tuple[int, i
 
 
 def _columns(shape: Mapping[str, Any], most: int) -> tuple[Column, Column] | None:
-    """x and y of a polygon, without the last point where it repeats the first; None if it cannot be ordinary."""
+    """Both columns of a polygon, without the last point where it repeats the first; None if it cannot be ordinary."""
     x, y = shape.get("all_points_x"), shape.get("all_points_y")
     if shape.get("name") != "polygon" or type(x) is not list or type(y) is not list or len(x) != len(y):
         return None

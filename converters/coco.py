@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vertinst.collector import collector_paused
 from vertinst.errors import DataError
-from vertinst.files import read_json, write_json
+from vertinst.files import read_json, write_pieces
 from vertinst.structures import rle as rle_masks
 from vertinst.structures.dataset import Annotation, Dataset, ImageRecord
 from vertinst.structures.rle import check_size
 from vertinst.version import __version__
 
 from . import _json_fields as fields
-from ._coco_masks import outlines_of, read_mask, segmentation_of
+from ._coco_masks import is_said, outlines_of, read_mask, segmentation_of
 
 __all__ = ["read", "write"]
 
 
+@collector_paused()
 def write(dataset: Dataset, path: Path) -> None:
     """Write a COCO file; `read` gives the same data set again.
 
@@ -40,25 +44,13 @@ def write(dataset: Dataset, path: Path) -> None:
         VertinstError: The file cannot be written.
     """
     _refuse_empty(dataset, path)
-    numbers = {name: number for number, name in enumerate(dataset.categories, start=1)}
-    annotations = [
-        {"id": number, "image_id": image.image_id, "category_id": numbers[a.category], **_annotation_fields(a)}
-        for number, (image, a) in enumerate(((i, a) for i in dataset.images for a in i.annotations), start=1)
-    ]
-    content = {
-        "info": {"description": "written by vertinst", "version": __version__},
-        "categories": [{"id": number, "name": name, "supercategory": ""} for name, number in numbers.items()],
-        "images": [_image_fields(image) for image in dataset.images],
-        "annotations": annotations,
-    }
-    if dataset.attribute_definitions:
-        content["attribute_definitions"] = dict(dataset.attribute_definitions)
     try:
-        write_json(path, content)
-    except (ValueError, TypeError) as error:
+        write_pieces(path, _pieces(dataset))
+    except (ValueError, TypeError, RecursionError) as error:
         raise DataError("an attribute cannot be written as JSON", where=path, fix="Use text and numbers.") from error
 
 
+@collector_paused()
 def read(path: Path) -> Dataset:
     """Read a COCO file, ours or any other with masks.
 
@@ -111,6 +103,29 @@ def _refuse_empty(dataset: Dataset, path: Path) -> None:
             )
 
 
+def _pieces(dataset: Dataset) -> Iterator[str]:
+    """The file film by film: as one text it would need as much memory again as the data set."""
+    encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+    numbers = {name: number for number, name in enumerate(dataset.categories, start=1)}
+    categories = [{"id": number, "name": name, "supercategory": ""} for name, number in numbers.items()]
+    yield f'{{"info": {encode({"description": "written by vertinst", "version": __version__})}, '
+    yield f'"categories": {encode(categories)}, "images": ['
+    yield from _listed(encode(_image_fields(image)) for image in dataset.images)
+    yield '], "annotations": ['
+    ids = itertools.count(1)
+    films = ([_annotation_fields(*a, ids, numbers) for a in _measured(image)] for image in dataset.images)
+    yield from _listed(encode(annotations)[1:-1] for annotations in films if annotations)
+    yield "]"
+    if dataset.attribute_definitions:
+        yield f', "attribute_definitions": {encode(dict(dataset.attribute_definitions))}'
+    yield "}\n"
+
+
+def _listed(items: Iterable[str]) -> Iterator[str]:
+    for number, item in enumerate(items):
+        yield ", " + item if number else item
+
+
 def _image_fields(image: ImageRecord) -> dict[str, Any]:
     extras = {
         "patient": image.patient,
@@ -126,18 +141,29 @@ def _image_fields(image: ImageRecord) -> dict[str, Any]:
     return {"id": image.image_id, "file_name": image.file_name, **size, **present}
 
 
-def _annotation_fields(annotation: Annotation) -> dict[str, Any]:
-    left, top, right, bottom = (float(v) for v in rle_masks.box_xyxy(annotation.mask))
+def _measured(image: ImageRecord) -> Iterator[tuple[int, Annotation, int, list[float]]]:
+    """Each annotation of a film with the film's id, its area and its box, xywh px."""
+    masks = [a.mask for a in image.annotations]
+    areas, boxes = rle_masks.areas(masks).tolist(), rle_masks.boxes_xywh(masks).tolist()
+    return zip(itertools.repeat(image.image_id), image.annotations, areas, boxes, strict=False)
+
+
+def _annotation_fields(
+    image_id: int, annotation: Annotation, area: int, box: list[float], ids: Iterator[int], numbers: Mapping[str, int]
+) -> dict[str, Any]:
     segmentation = segmentation_of(annotation)
     result: dict[str, Any] = {
+        "id": next(ids),
+        "image_id": image_id,
+        "category_id": numbers[annotation.category],
         "segmentation": segmentation,
-        "area": rle_masks.area(annotation.mask),
-        "bbox": [left, top, right - left, bottom - top],
+        "area": area,
+        "bbox": box,
         "iscrowd": int(annotation.ignore),
         "ignore": int(annotation.ignore),
         "attributes": dict(annotation.attributes),
     }
-    if annotation.outlines != outlines_of(segmentation):
+    if not is_said(annotation, segmentation):
         result["outlines"] = [dict(outline) for outline in annotation.outlines]
     if annotation.part_attributes:
         result["part_attributes"] = [dict(part) for part in annotation.part_attributes]

@@ -1,0 +1,243 @@
+"""Annotations as VIA regions, so that reading these again gives the same annotations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vertinst.errors import DataError
+from vertinst.structures import rle as rle_masks
+from vertinst.structures.dataset import Annotation, Dataset, ImageRecord
+from vertinst.structures.rle import Rle
+from vertinst.structures.spine import level_name
+
+from . import _via_definitions as definitions
+from ._classes import ClassReader, choose_classes, ticked, truth
+from ._mask_polygons import simple_polygons
+from ._shapes import RegionFault, rasterise, trace
+from ._source import Entry, Options, Region
+
+__all__ = ["Film", "class_attribute", "name_all", "regions_of"]
+
+Section = dict[str, dict[str, Any]]
+
+_INSTANCE = ("instance", "instanz")
+# VIA's regions have a place even where there is nothing to draw.
+_NOWHERE = {"name": "polygon", "all_points_x": [0, 0, 0], "all_points_y": [0, 0, 0]}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One region to be written; its attributes are still completed."""
+
+    shape: Mapping[str, Any]
+    attributes: dict[str, Any]
+
+    @property
+    def is_point(self) -> bool:
+        """Whether it is a landmark of an instance, not an outline."""
+        return bool(self.shape.get("name") == "point")
+
+
+@dataclass(frozen=True)
+class Film:
+    """The regions of one film.
+
+    Attributes:
+        image: The film.
+        groups: Each annotation with its regions.
+    """
+
+    image: ImageRecord
+    groups: tuple[tuple[Annotation, tuple[Part, ...]], ...]
+
+
+def regions_of(image: ImageRecord) -> Film:
+    """The regions of a film as they are, before anything is added to their attributes.
+
+    Outlines are written vertex by vertex with the attributes that each had. What the mask has beyond them is written as
+    polygons, and all of it where there is no outline, or one that does not belong to the mask: it covers more.
+    Keypoints that no point among the outlines stands for become points.
+    An annotation without a pixel becomes a polygon of no area in the corner of the film, so that its attributes stay.
+    """
+    return Film(image, tuple((annotation, tuple(_parts(annotation))) for annotation in image.annotations))
+
+
+def _parts(annotation: Annotation) -> Iterator[Part]:
+    own = annotation.part_attributes
+    covered = _covered(annotation)
+    drawn = 0
+    for number, outline in enumerate(annotation.outlines):
+        is_point = outline.get("name") == "point"
+        if is_point or covered is not None:
+            drawn += not is_point
+            yield Part(dict(outline), dict(own[number] if number < len(own) else annotation.attributes))
+    if covered is None or covered is not annotation.mask:
+        rest = annotation.mask if covered is None else rle_masks.difference(annotation.mask, covered)
+        for points in simple_polygons(rest):
+            drawn += 1
+            shape = {"name": "polygon", "all_points_x": points[:, 0].tolist(), "all_points_y": points[:, 1].tolist()}
+            yield Part(shape, dict(annotation.attributes))
+    if not drawn:
+        yield Part(dict(_NOWHERE), dict(annotation.attributes))
+    there = Counter((o.get("cx"), o.get("cy")) for o in annotation.outlines if o.get("name") == "point")
+    for name, (x, y) in annotation.keypoints.items():
+        if there[x, y]:
+            there[x, y] -= 1
+        else:
+            yield Part({"name": "point", "cx": x, "cy": y}, {"keypoint": name})
+
+
+def _covered(annotation: Annotation) -> Rle | None:
+    """What of the mask the outlines cover; None if there is no outline, or one that covers what the mask does not."""
+    outlines = [o for o in annotation.outlines if o.get("name") != "point"]
+    if not outlines:
+        return None
+    if annotation.drawn:
+        return annotation.mask
+    size = (int(annotation.mask["size"][0]), int(annotation.mask["size"][1]))
+    masks = []
+    for outline in outlines:
+        try:
+            masks.append(rasterise(trace(outline), size)[0])
+        except RegionFault:
+            # An open line, whose width is not known here: its mask is taken to be the annotation's.
+            return annotation.mask
+    union = rle_masks.union(masks, size)
+    if union["counts"] == annotation.mask["counts"]:
+        return annotation.mask
+    return union if rle_masks.area(rle_masks.difference(union, annotation.mask)) == 0 else None
+
+
+def class_attribute(dataset: Dataset, films: Sequence[Film], section: Section) -> tuple[str | None, ClassReader | None]:
+    """See to it that an attribute names the class of every region; the source's own stays if it does.
+
+    Args:
+        dataset: Whose categories become the options, where an attribute is added.
+        films: Their regions get the attribute.
+        section: Definitions of the region attributes; gets its definition.
+
+    Returns:
+        Name of the attribute, None if there is no annotation, and how it is read.
+    """
+    if not any(film.groups for film in films):
+        return None, None
+    options = _options(section)
+    entries = [_entry(film, options) for film in films]
+    present = dict.fromkeys(name for e in entries for r in e.regions for name in r.attributes)
+    for requested in (None, *present):
+        try:
+            reader = choose_classes(entries, requested, None)
+        except DataError:
+            continue
+        if all(_reads_as(a.category, p, reader, options) for f in films for a, parts in f.groups for p in parts):
+            return reader.attribute, reader
+    taken = present.keys() | section.keys()
+    name = next(n for n in ("class", *(f"vertinst_class{n or ''}" for n in range(len(taken) + 1))) if n not in taken)
+    definitions.define_choice(section, name, dataset.categories)
+    for annotation, part in ((a, p) for f in films for a, parts in f.groups for p in parts):
+        part.attributes[name] = annotation.category
+    options = _options(section)
+    return name, choose_classes([_entry(film, options) for film in films], name, None)
+
+
+def _entry(film: Film, options: Options) -> Entry:
+    written = [(p.shape, p.attributes) for _, parts in film.groups for p in parts]
+    unread = [(r.get("shape_attributes") or {}, r.get("region_attributes") or {}) for r in film.image.unread]
+    regions = tuple(Region(n, shape, attributes) for n, (shape, attributes) in enumerate([*written, *unread]))
+    return Entry("", film.image.file_name, {}, regions, options)
+
+
+def _options(section: Section) -> Options:
+    labels = {
+        name: {str(k): v for k, v in d["options"].items() if isinstance(v, str) and v.strip()}
+        for name, d in section.items()
+        if isinstance(d.get("options"), Mapping)
+    }
+    return Options(region=labels)
+
+
+def _reads_as(category: str, part: Part, reader: ClassReader, options: Options) -> bool:
+    if part.is_point:
+        return True
+    try:
+        return reader.read(part.attributes, options)[0] == category
+    except RegionFault:
+        return False
+
+
+def name_all(films: Iterable[Film], reader: ClassReader | None, section: Section) -> None:
+    """Complete level, `ignore` and instance in the attributes of all regions.
+
+    The level is added where nothing else names it, `ignore` where only the annotation says so. Regions of one
+    annotation share a value of the instance attribute that no other annotation of the film has: their own, or a new
+    one.
+
+    Args:
+        films: Their regions get the attributes.
+        reader: How the class is read, from `class_attribute`.
+        section: Complete definitions of the region attributes; options are added where one is needed.
+    """
+    options = _options(section)
+    for film in films:
+        for annotation, parts in film.groups:
+            outlines = [p for p in parts if not p.is_point]
+            if reader is not None and annotation.level is not None:
+                _name_level(annotation, outlines, reader, options, section)
+            if any(truth(p.attributes, "ignore", options) for p in outlines) != annotation.ignore:
+                for part in outlines:
+                    part.attributes["ignore"] = definitions.choose(section, "ignore", "1" if annotation.ignore else "0")
+        _name_instances(film, options, section)
+
+
+def _name_level(
+    annotation: Annotation, outlines: Sequence[Part], reader: ClassReader, options: Options, section: Section
+) -> None:
+    merged: dict[str, Any] = {}
+    for part in reversed(outlines):
+        merged |= part.attributes
+    levels = (_level(p.attributes, reader, options) for p in outlines)
+    named = next((level for level in levels if level is not None), None)
+    if replace(annotation, attributes=merged, named_level=named).level != annotation.level:
+        for part in outlines:
+            part.attributes["level"] = definitions.choose(section, "level", annotation.level or "")
+
+
+def _level(attributes: Mapping[str, Any], reader: ClassReader, options: Options) -> str | None:
+    """The level that something else than the text of `level` names, as it will be read."""
+    texts = [text for choice in ticked(attributes, "level", options) for text in choice]
+    if texts:
+        is_option = len(texts) == 2 or isinstance(attributes["level"], Mapping)
+        return level_name(texts[0]) if is_option else None
+    try:
+        return reader.read(attributes, options)[1]
+    except RegionFault:
+        return None
+
+
+def _name_instances(film: Film, options: Options, section: Section) -> None:
+    unread = [r.get("region_attributes") or {} for r in film.image.unread]
+    used = {_instance(attributes, options) for attributes in unread}
+    used |= {_instance(p.attributes, options) for _, parts in film.groups for p in parts}
+    claimed: set[tuple[str, str]] = set()
+    for annotation, parts in film.groups:
+        values = {_instance(p.attributes, options) for p in parts}
+        value = values.pop() if len(values) == 1 else ""
+        points = any(p.is_point for p in parts)
+        clash = any(v == value and (points or c == annotation.category) for v, c in claimed)
+        if (value and clash) or (not value and len(parts) > 1):
+            value = _fresh(used)
+            for part in parts:
+                part.attributes["instance"] = definitions.choose(section, "instance", value)
+        used.add(value)
+        claimed.add((value, annotation.category))
+
+
+def _fresh(used: set[str]) -> str:
+    return next(text for n in range(1, len(used) + 2) if (text := str(n)) not in used)
+
+
+def _instance(attributes: Mapping[str, Any], options: Options) -> str:
+    return next((", ".join(t[-1] for t in c) for n in _INSTANCE if (c := ticked(attributes, n, options))), "")

@@ -1,0 +1,107 @@
+"""Results of `vertinst predict` in: as a data set, to be exported, corrected by hand and learnt from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vertinst.errors import DataError
+from vertinst.progress import Progress, silent, track
+from vertinst.report.results import FilmResult, read_films
+from vertinst.structures.conversion import ReadOptions, Skip
+from vertinst.structures.dataset import CLASSES, Annotation, Dataset, ImageRecord
+from vertinst.structures.spine import Implant, Vertebra
+
+from ._films import FilmFolder
+from ._patients import PatientReader
+
+__all__ = ["read"]
+
+
+def read(
+    paths: Sequence[Path],
+    images: Path | None,
+    options: ReadOptions | None = None,
+    *,
+    progress: Progress = silent,
+) -> tuple[Dataset, tuple[Skip, ...]]:
+    """Read results folders as one data set.
+
+    Vertebrae come first, from the sacrum up, then implants. Their attributes are `level` (blank for implants), `score`
+    (text, three decimals) and, where there are any, `flags`; flags of a film are an attribute `flags` of it. Candidates
+    below the score threshold are not read: they are there for average precision only.
+
+    Args:
+        paths: Folders that `vertinst predict` wrote, their sub-folders included.
+        images: Folder of the films: their sizes in bytes, by which VIA tells films apart, and their pixel spacing are
+            taken from there. None takes all else from the results.
+        options: See `ReadOptions`; only the patient pattern and known films have a meaning here.
+        progress: Told after each film.
+
+    Returns:
+        The data set, its categories the paper's five if any of them occurs (or nothing does), followed by others by
+        alphabet; and no skips.
+
+    Raises:
+        DataError: A folder holds no results, one is broken, a film occurs in two folders, is not in `images`, or is
+            not of the size that the results say.
+    """
+    chosen = options or ReadOptions()
+    results: dict[str, FilmResult] = {}
+    for result in (r for path in paths for r in read_films(path)):
+        if result.file_name in results:
+            raise DataError(
+                f"a film must occur once, got {result.file_name!r} in two folders",
+                where=result.path,
+                fix="Give one of the folders only.",
+            )
+        results[result.file_name] = result
+    folder = FilmFolder(images, chosen.known_films) if images is not None else None
+    patients = PatientReader([], chosen)
+    steps = track(results.values(), len(results), "reading results", progress)
+    records = tuple(_record(number, result, folder, patients) for number, result in enumerate(steps, start=1))
+    used = {a.category for r in records for a in r.annotations}
+    ours = CLASSES if not used or used & set(CLASSES) else ()
+    return Dataset((*ours, *sorted(used - set(CLASSES))), records), ()
+
+
+def _record(number: int, result: FilmResult, folder: FilmFolder | None, patients: PatientReader) -> ImageRecord:
+    spine = result.spine
+    height, width = spine.image_size
+    facts = _film_facts(result, folder) if folder is not None else {"file_name": result.file_name}
+    flags = {"flags": ", ".join(spine.flags)} if spine.flags else {}
+    return ImageRecord(
+        number,
+        width=width,
+        height=height,
+        patient=patients.read(facts["file_name"], {}, {}, None),
+        attributes=flags,
+        annotations=(*(_annotation(v, v.level) for v in spine.vertebrae), *(_annotation(i) for i in spine.implants)),
+        **facts,
+    )
+
+
+def _film_facts(result: FilmResult, folder: FilmFolder) -> dict[str, Any]:
+    found = folder.find(result.file_name)
+    if found is None:
+        raise DataError("film is not there", where=result.file_name, fix="Give the folder of the films with --images.")
+    header = folder.header(found)
+    if header.image_size != result.spine.image_size:
+        (height, width), (rows, columns) = header.image_size, result.spine.image_size
+        raise DataError(
+            f"film must be {columns} x {rows} px as its results say, got {width} x {height}",
+            where=found,
+            fix="Give the folder of the films that were predicted, or predict them again.",
+        )
+    return {
+        "file_name": found,
+        "source": {"filename": result.file_name, "size": (folder.folder / found).stat().st_size},
+        "pixel_spacing_mm": header.pixel_spacing_mm,
+        "pixel_spacing_source": header.pixel_spacing_source if header.pixel_spacing_mm is not None else None,
+    }
+
+
+def _annotation(found: Vertebra | Implant, level: str = "") -> Annotation:
+    flags = {"flags": ", ".join(found.flags)} if found.flags else {}
+    return Annotation(found.category, found.mask, attributes={"level": level, "score": f"{found.score:.3f}", **flags})

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vertinst import plugins
-from vertinst.data.splits import Split, split_by_patient, write_split
+from vertinst.data.splits import Split, check_apart, split_by_patient, write_split
 from vertinst.errors import ConfigError, DataError, OutputExistsError
 from vertinst.structures import rle
 from vertinst.structures.dataset import CLASSES, Annotation, Dataset, ImageRecord
@@ -136,3 +136,16 @@ def test_write_split_writes_no_empty_side(tmp_path):
     split = Split(data.subset({1}), data.subset({2}), data.subset(set()), True)
     assert [p.name for p in write_split(split, tmp_path / "out")] == ["train.json", "val.json"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["train.json", "val.json"]
+
+
+def test_a_patient_on_two_sides_is_refused_without_a_name():
+    with pytest.raises(DataError, match="got 1 in both train and val") as caught:
+        check_apart({"train": dataset(["Meier", "Meier", "Huber"]), "val": dataset(["Meier"])})
+    assert "Meier" not in str(caught.value)
+
+
+def test_a_film_without_patient_on_two_sides_is_refused():
+    films = dataset([None])
+    with pytest.raises(DataError, match="got 1 in both train and test"):
+        check_apart({"train": films, "val": Dataset(CLASSES), "test": films})
+    check_apart({"train": films, "val": Dataset(CLASSES)})

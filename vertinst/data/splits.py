@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from vertinst.errors import ConfigError, DataError
 from vertinst.files import prepare_folder
 from vertinst.structures.dataset import Dataset, ImageRecord
 
-__all__ = ["Split", "split_by_patient", "write_split"]
+__all__ = ["Split", "check_apart", "split_by_patient", "write_split"]
 
 _SIDES = ("train", "val", "test")
 # Rounded thirds (0.33 three times) are meant to be all.
@@ -78,8 +79,27 @@ def split_by_patient(dataset: Dataset, ratios: Sequence[float], seed: int) -> Sp
         ids[side].update(image.image_id for image in groups[position])
     train, val, test = (dataset.subset(members) for members in ids)
     split = Split(train, val, test, grouped)
-    _check_apart(split)
+    check_apart(split.sides)
     return split
+
+
+def check_apart(sides: Mapping[str, Dataset]) -> None:
+    """Refuse sides with a common patient: what is learnt from a patient's films makes their others look easy.
+
+    Args:
+        sides: Data sets by name. A film that names no patient counts as one of its own.
+
+    Raises:
+        DataError: A patient lies on two sides; says how many do, and names none.
+    """
+    found = {name: {_patient(image) for image in side.images} for name, side in sides.items()}
+    for (one, patients), (other, others) in combinations(found.items(), 2):
+        shared = len(patients & others)
+        if shared:
+            raise DataError(
+                f"no patient may be on two sides, got {shared} in both {one} and {other}",
+                fix="Split by patient: vertinst split coco.json --out split/",
+            )
 
 
 def write_split(split: Split, out: Path, *, overwrite: bool = False) -> tuple[Path, ...]:
@@ -120,9 +140,13 @@ def _groups(images: Sequence[ImageRecord]) -> list[list[ImageRecord]]:
     """Films by patient, in an order that does not depend on the order of the films."""
     groups: dict[tuple[bool, str], list[ImageRecord]] = {}
     for image in images:
-        own = image.patient is None
-        groups.setdefault((own, image.file_name if own else str(image.patient)), []).append(image)
+        groups.setdefault(_patient(image), []).append(image)
     return [groups[key] for key in sorted(groups)]
+
+
+def _patient(image: ImageRecord) -> tuple[bool, str]:
+    """A key for the patient: a film that names none is one of its own."""
+    return (True, image.file_name) if image.patient is None else (False, image.patient)
 
 
 def _portions(groups: Sequence[Sequence[ImageRecord]], categories: Sequence[str]) -> npt.NDArray[np.float64]:
@@ -161,9 +185,3 @@ def _assign(portions: npt.NDArray[np.float64], shares: npt.NDArray[np.float64]) 
         members[side] += 1
         chosen.append(int(used[side]))
     return chosen
-
-
-def _check_apart(split: Split) -> None:
-    patients = [{i.patient for i in side.images} - {None} for side in split.sides.values()]
-    if sum(map(len, patients)) != len(set().union(*patients)):
-        raise AssertionError("a patient lies on two sides of the split")

@@ -97,11 +97,12 @@ def _by_film(entries: Sequence[Entry], folder: FilmFolder | None) -> dict[str, l
     found = {name: folder.find(name) if folder is not None else name for name in names}
     missing = [name for name, path in found.items() if path is None]
     if missing:
+        places = dict.fromkeys(e.elsewhere for e in entries if e.elsewhere and found[e.name] is None)
         more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
         raise DataError(
             f"{len(missing)} of {len(found)} films are not there: {', '.join(missing[:10])}{more}",
             where=folder.folder if folder is not None else None,
-            fix="Give the folder that holds the films with --images.",
+            fix=" ".join(["Give the folder that holds the films with --images.", *places]),
         )
     films: dict[str, list[Entry]] = {}
     for entry in entries:

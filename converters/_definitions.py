@@ -69,7 +69,7 @@ def _join(kind: str, options: Options, united: Definitions, labels: dict[str, di
 def _rename(known: Mapping[str, str], added: Mapping[str, str]) -> dict[str, str]:
     if not known:
         return {i: label.strip() for i, label in added.items() if i != label.strip()}
-    ids = {label.strip(): i for i, label in reversed(known.items())}
+    ids = {label.strip(): i for i, label in reversed(list(known.items()))}
     changed: dict[str, str] = {}
     taken = {*known, *added}
     for i, label in added.items():
@@ -135,7 +135,5 @@ def _value(value: Any, ids: Mapping[str, str]) -> Any:
 
 def _listed(file: str, kind: str, name: str, count: int) -> Skip:
     what = "regions" if kind == "region" else "films"
-    reason = (
-        f"option ids of {what}' attribute {name!r} mean something else in the files before: rewritten {count} times"
-    )
+    reason = f"option ids of attribute {name!r} mean something else in an earlier file: rewritten in {count} {what}"
     return Skip(file, "", None, reason, repaired=True)

@@ -62,6 +62,7 @@ class Entry:
         options: What the file says of its attributes; one object for all films of a file.
         source: What the file says of the film's file, by its own names.
         size: (height, width) px as the file states it, or None. A film's own size wins; without films it is needed.
+        elsewhere: Where the film can be had if it is not in the image folder, as a sentence; "" if the file is silent.
     """
 
     file: str
@@ -71,6 +72,7 @@ class Entry:
     options: Options = field(default_factory=Options)
     source: Mapping[str, Any] = field(default_factory=dict)
     size: tuple[int, int] | None = None
+    elsewhere: str = ""
 
 
 def tidy(value: Any) -> Any:

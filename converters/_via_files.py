@@ -1,4 +1,4 @@
-"""VIA files as lists of films: exports and projects of VIA 1 and 2, told apart by what they hold."""
+"""VIA files as lists of films: exports and projects of VIA 1, 2 and 3, told apart by what they hold."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from vertinst.files import read_json
 from vertinst.structures.conversion import Skip
 
 from ._source import Entry, Labels, Options, Region, tidy
+from ._via3 import is_via3, read_via3
+from ._via_csv import is_csv, read_csv
 
 __all__ = ["read_entries"]
 
+_OF_FILMS = {"regions", "file_attributes", "size"}
 _EXPORT_FIX = "In VIA choose Annotation > Export Annotations (as json), or Project > Save."
 
 
@@ -22,29 +25,34 @@ def read_entries(path: Path) -> tuple[list[Entry], list[Skip]]:
 
     Args:
         path: VIA 2 project (with or without `_via_image_id_list`, whose order is followed), VIA 2 annotation export,
-            or VIA 1 export, where regions are a dict.
+            VIA 1 export, where regions are a dict, either's CSV, or VIA 3 project.
 
     Returns:
         The films, those without regions included, and what could not be read.
 
     Raises:
-        DataError: The file is not readable or holds no VIA 1 or 2 annotations.
+        DataError: The file is not readable or holds no annotations of images.
     """
+    if is_csv(path):
+        return read_csv(path)
     content = read_json(path)
     if not isinstance(content, dict):
         raise DataError("must be a VIA file, got JSON of another kind", where=path, fix=_EXPORT_FIX)
+    if is_via3(content):
+        return read_via3(content, path)
     skips: list[Skip] = []
     metadata, options = _sections(content, path)
     entries = []
     for key in _order(content, metadata, path, skips):
         raw = metadata[key]
         if not isinstance(raw, dict) or not isinstance(raw.get("filename"), str) or not raw["filename"].strip():
-            skips.append(Skip(str(path), str(key), None, "entry has no file name: left out"))
+            skips.append(Skip(str(path), tidy(key), None, "entry has no file name: left out"))
             continue
         name = raw["filename"]
         regions = tuple(_regions(raw.get("regions"), str(path), name, skips))
         source = {key: tidy(raw[key]) for key in ("filename", "size", "fileref") if key in raw}
-        entries.append(Entry(str(path), name, _attributes(raw.get("file_attributes")), regions, options, source))
+        attributes = _attributes(raw.get("file_attributes"))
+        entries.append(Entry(str(path), name, attributes, regions, options, source, elsewhere=_elsewhere(raw)))
     return entries, skips
 
 
@@ -52,10 +60,8 @@ def _sections(content: dict[str, Any], path: Path) -> tuple[dict[str, Any], Opti
     metadata = content.get("_via_img_metadata")
     if isinstance(metadata, dict):
         return metadata, _options(content.get("_via_attributes"))
-    if any(isinstance(v, dict) and "filename" in v and "regions" in v for v in content.values()) or not content:
+    if any(isinstance(v, dict) and "filename" in v and v.keys() & _OF_FILMS for v in content.values()) or not content:
         return content, Options()
-    if {"project", "config", "attribute", "file"} <= content.keys():
-        raise DataError("is a VIA 3 project, which cannot be read", where=path, fix="Export it for VIA 2.")
     if {"images", "annotations"} <= content.keys():
         raise DataError("is a COCO file, not a VIA file", where=path, fix="Use it as it is: it needs no conversion.")
     if content.keys() <= {"region", "file"}:
@@ -69,19 +75,19 @@ def _order(content: dict[str, Any], metadata: dict[str, Any], path: Path, skips:
         return list(metadata)
     ids = dict.fromkeys(i for i in listed if isinstance(i, str))
     for unknown in (i for i in ids if i not in metadata):
-        skips.append(Skip(str(path), unknown, None, "is listed in _via_image_id_list but has no entry: left out"))
+        reason = "is listed in _via_image_id_list but has no entry: left out"
+        skips.append(Skip(str(path), tidy(unknown), None, reason))
     return list(dict.fromkeys([*(i for i in ids if i in metadata), *metadata]))
 
 
 def _options(attributes: Any) -> Options:
     sections = attributes if isinstance(attributes, dict) else {}
-    definitions = {name: _attributes(sections.get(name)) for name in ("region", "file") if sections.get(name)}
-    return Options(_labels(sections.get("region")), _labels(sections.get("file")), definitions)
+    definitions = {name: found for name in ("region", "file") if (found := _attributes(sections.get(name)))}
+    return Options(_labels(definitions.get("region", {})), _labels(definitions.get("file", {})), definitions)
 
 
-def _labels(section: Any) -> Labels:
-    attributes = section if isinstance(section, dict) else {}
-    found = {name: a.get("options") for name, a in attributes.items() if isinstance(a, dict)}
+def _labels(section: dict[str, Any]) -> Labels:
+    found = {name: a.get("options") for name, a in section.items() if isinstance(a, dict)}
     return {
         name: {str(k): v for k, v in options.items() if isinstance(v, str) and v.strip()}
         for name, options in found.items()
@@ -99,13 +105,24 @@ def _regions(raw: Any, file: str, name: str, skips: list[Skip]) -> Iterator[Regi
         if raw is not None:
             skips.append(Skip(file, name, None, "regions must be a list: film kept without any"))
     for number, region in numbered:
-        shape = region.get("shape_attributes") if isinstance(region, dict) else None
-        if isinstance(shape, dict):
-            yield Region(number, shape, _attributes(region.get("region_attributes")))
-        else:
+        if not isinstance(region, dict):
             skips.append(Skip(file, name, number, "has no shape"))
+            continue
+        # Without a shape it is no annotation, but what was written of it must not be lost.
+        shape = region.get("shape_attributes")
+        yield Region(number, shape if isinstance(shape, dict) else {}, _attributes(region.get("region_attributes")))
 
 
 def _attributes(raw: Any) -> dict[str, Any]:
     cleaned: dict[str, Any] = tidy(raw) if isinstance(raw, dict) else {}
     return cleaned
+
+
+def _elsewhere(raw: dict[str, Any]) -> str:
+    """Where VIA 1 says that the film can be had, if it is not in the folder."""
+    address, data = raw.get("fileref"), raw.get("base64_img_data")
+    if isinstance(data, str) and data.strip():
+        return "The annotation file holds pixels itself (base64_img_data); they are not read."
+    if isinstance(address, str) and address.strip():
+        return "The annotation file gives addresses of films (fileref)."
+    return ""

@@ -185,7 +185,7 @@ def test_what_json_cannot_hold_is_made_writable(films):
         ('"text"', "must be a VIA file"),
         ('{"x": 1}', "holds no VIA annotations"),
         ('{"images": [], "annotations": [], "categories": []}', "is a COCO file"),
-        ('{"project": {}, "config": {}, "attribute": {}, "file": {}, "view": {}}', "is a VIA 3 project"),
+        ('{"project": {}, "config": {}, "attribute": {}, "file": {}, "view": {}}', "no film in any of the files"),
         ('{"region": {}, "file": {}}', "attribute definitions, no films"),
         ("{}", "no film in any of the files"),
         ('{"_via_img_metadata": {}, "_via_settings": {}}', "no film in any of the files"),

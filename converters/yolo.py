@@ -1,0 +1,396 @@
+"""YOLO-seg in and out: one text file a film, one line an instance (docs.ultralytics.com/datasets/segment)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from vertinst.data.radiograph import find_films
+from vertinst.errors import DataError
+from vertinst.files import inside, prepare_folder, write_text
+from vertinst.progress import Progress, silent, track
+from vertinst.structures import rle as rle_masks
+from vertinst.structures.conversion import ReadOptions, Skip
+from vertinst.structures.dataset import Annotation, Dataset, ImageRecord
+
+from ._pieces import is_faithful, output_names, refuse_empty
+from ._shapes import MAX_COORDINATE_PX, trace
+from ._source import Entry, Region
+from ._stated import FilmSizes, build_stated, faulty, mask_region, stated
+
+__all__ = ["read", "write"]
+
+MAX_TEXT_BYTES = 50_000_000
+# Beside the labels, and none of them.
+_NO_LABELS = frozenset({"classes.txt", "obj.names", "readme.txt", "train.txt", "val.txt", "test.txt", "notes.txt"})
+# Each is rasterised, and compared with every other.
+_MAX_RINGS = 200
+# Finer than any annotation, and coarse enough that a number written as a share of the width comes back as it was.
+_DECIMALS = 6
+
+
+def read(
+    paths: Sequence[Path],
+    images: Path | None,
+    options: ReadOptions | None = None,
+    *,
+    progress: Progress = silent,
+) -> tuple[Dataset, tuple[Skip, ...]]:
+    """Read YOLO labels as one data set.
+
+    A line is a class number with a polygon (six numbers or more), or with a box (four: middle, width, height), all as
+    shares of the film's width and height. One more number is a score, as prediction writes it. Names of the classes
+    are taken from `data.yaml` (list or dictionary), or from `classes.txt` beside the labels or above them; without
+    either, the number is the name. Films of a data set without a label file are films without annotations.
+
+    Args:
+        paths: Folder of a data set (`data.yaml`, `labels/`), its `data.yaml`, a folder of text files, or such files.
+        images: Folder that holds the films; None takes `images/` of a data set, or the folder itself. The shares mean
+            nothing without the films' sizes.
+        options: See `ReadOptions`.
+        progress: Told after each film.
+
+    Returns:
+        The data set and everything that was skipped or repaired; see `build`.
+
+    Raises:
+        DataError: Nothing to read, no folder of films, a film is missing, or `data.yaml` cannot be read; see `build`.
+    """
+    options = options or ReadOptions()
+    skips: list[Skip] = []
+    sources = [_source(path) for path in paths]
+    folder = images if images is not None else _films_of(sources)
+    films = _stems(folder)
+    sizes = FilmSizes(folder, options)
+    entries: list[Entry] = []
+    for source in sources:
+        seen = set()
+        for path in track(source.files, len(source.files), "reading YOLO labels", progress):
+            film = _film_of(path, source.root, films)
+            seen.add(film)
+            size = sizes.of(Entry(str(path), film, {}, ()))
+            found = _regions(path, source.names, size) if size is not None else ()
+            regions = [part for region in found for part in _uncut(region, size, Skip(str(path), film, 0, ""), skips)]
+            entries.append(Entry(str(path), film, {}, tuple(regions)))
+        if source.is_set:
+            others = sorted(name for found in films.values() for name in found if name not in seen)
+            entries += [Entry(str(source.root), name, {}, ()) for name in others]
+    return build_stated(paths, entries, skips, folder, options, progress)
+
+
+def write(dataset: Dataset, path: Path) -> tuple[Skip, ...]:
+    """Write a YOLO-seg data set: `labels/` with a text file for each film, sub-folders kept, and `data.yaml`.
+
+    Put the films into `images/` beside `labels/`. A line of YOLO is one closed polygon, and nothing else. So:
+    - Several parts of an instance, and holes, are joined into one polygon by cuts of no width, as the usual tools do.
+      Filled by the even-odd rule it gives the mask, and `read` takes it apart again at the cuts.
+    - Outlines are written vertex by vertex where one polygon gives the mask, else the mask's own outline is followed.
+    - Levels, attributes, keypoints, patients, views, pixel spacings and regions that are no annotations are lost.
+    - Annotations marked `ignore` are left out: a line would make them truth.
+
+    Args:
+        dataset: At least one film and one class.
+        path: Folder, new or empty.
+
+    Returns:
+        What could not be written as it is: for every film what it lost, and every annotation changed or left out.
+
+    Raises:
+        OutputExistsError: The folder is not empty, or a file.
+        DataError: No film, or a name that leads outside of the folder.
+        VertinstError: A file cannot be written.
+    """
+    refuse_empty(dataset, path)
+    names = output_names(dataset, ".txt")
+    targets = {film: inside(path / "labels", name) for film, name in names.items()}
+    prepare_folder(path)
+    losses: list[Skip] = []
+    for image in dataset.images:
+        lines = list(_lines(dataset, image, losses))
+        write_text(targets[image.file_name], "".join(f"{line}\n" for line in lines))
+        losses += _film_losses(image)
+    classes = dict(enumerate(dataset.categories))
+    content = {"path": ".", "train": "images", "val": "images", "names": classes}
+    write_text(path / "data.yaml", yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
+    return tuple(losses)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One thing to read.
+
+    Attributes:
+        root: Folder that names of films start from.
+        files: Label files.
+        names: Names of the classes by number, or None if nothing tells them.
+        is_set: It is a data set, whose films without a file are without annotations.
+    """
+
+    root: Path
+    files: list[Path]
+    names: Mapping[int, str] | None
+    is_set: bool
+
+
+def _source(path: Path) -> _Source:
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return _data_set(path.parent, path)
+    if path.is_file():
+        return _Source(path.parent, [path], _listed_names(path.parent), is_set=False)
+    if not path.is_dir():
+        raise DataError("no such file or folder", where=path, fix="Check the path.")
+    found = [p for p in (path / "data.yaml", path / "data.yml", path / "dataset.yaml") if p.is_file()]
+    return _data_set(path, found[0] if found else None)
+
+
+def _data_set(folder: Path, settings: Path | None) -> _Source:
+    root = folder / "labels" if (folder / "labels").is_dir() else folder
+    found = sorted(p for p in root.rglob("*.txt") if p.is_file() and p.name.casefold() not in _NO_LABELS)
+    if not found and settings is None:
+        raise DataError("no label file in this folder", where=folder, fix="Give the folder of a YOLO data set.")
+    names = _yaml_names(settings) if settings is not None else _listed_names(root)
+    return _Source(root, found, names, is_set=settings is not None)
+
+
+def _yaml_names(path: Path) -> dict[int, str]:
+    fix = "Write the names of the classes there:\nnames: [lumbar, sacral]"
+    try:
+        if path.stat().st_size > MAX_TEXT_BYTES // 10:
+            raise DataError("is too large for the settings of a data set", where=path, fix="Check the path.")
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=path, fix="Check the path.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DataError("is not valid YAML", where=path, fix="Correct the file.") from error
+    names = content.get("names") if isinstance(content, dict) else None
+    pairs = enumerate(names) if isinstance(names, list) else names.items() if isinstance(names, dict) else ()
+    found = {int(n): str(name).strip() for n, name in pairs if re.fullmatch(r"\d{1,9}", str(n))}
+    if not found:
+        raise DataError("must have the names of the classes", where=path, fix=fix)
+    return found
+
+
+def _listed_names(folder: Path) -> dict[int, str] | None:
+    for place in (folder, folder.parent):
+        for file in (place / "classes.txt", place / "obj.names"):
+            if file.is_file():
+                return dict(enumerate(line.strip() for line in _text(file).splitlines() if line.strip()))
+    return None
+
+
+def _films_of(sources: Sequence[_Source]) -> Path:
+    """Folder of the films of a data set: `images` beside `labels`, else where the labels are."""
+    folders: dict[Path, None] = {}
+    for source in sources:
+        beside = source.root.parent / "images" if source.root.name == "labels" else source.root / "images"
+        folders[beside if beside.is_dir() else source.root] = None
+    if len(folders) != 1:
+        raise DataError(
+            "films lie in several folders", where=", ".join(map(str, folders)), fix="Give one with --images."
+        )
+    return next(iter(folders))
+
+
+def _stems(folder: Path) -> dict[str, list[str]]:
+    """Films below a folder by their names without suffix, and by their last parts alone."""
+    found: dict[str, list[str]] = {}
+    if folder.is_dir():
+        for path in find_films([folder]):
+            name = path.relative_to(folder)
+            for stem in dict.fromkeys((name.with_suffix("").as_posix(), name.stem)):
+                found.setdefault(stem, []).append(name.as_posix())
+    return found
+
+
+def _film_of(path: Path, root: Path, films: Mapping[str, Sequence[str]]) -> str:
+    """Film of a label file: the one called so in the same sub-folder, else the only one called so."""
+    name = PurePosixPath(path.relative_to(root).as_posix()).with_suffix("")
+    # `write` keeps the suffix where two films differ in nothing else.
+    if name.as_posix() in films.get(name.with_suffix("").as_posix(), ()):
+        return name.as_posix()
+    for stem in (name.as_posix(), name.name):
+        found = films.get(stem, ())
+        if len(found) > 1:
+            raise DataError(f"several films have this name: {', '.join(found[:5])}", where=path, fix="Rename them.")
+        if found:
+            return found[0]
+    return name.as_posix()
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_TEXT_BYTES:
+            raise DataError(f"must be at most {MAX_TEXT_BYTES} bytes", where=path, fix="Check the path.")
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=path, fix="Check the path.") from error
+    except UnicodeDecodeError as error:
+        raise DataError("is not a text file", where=path, fix="Check the path.") from error
+
+
+def _regions(path: Path, names: Mapping[int, str] | None, size: tuple[int, int]) -> Iterator[Region]:
+    for number, line in enumerate(line for line in _text(path).splitlines() if line.strip()):
+        words = line.split()
+        raw = {"name": "yolo", "line": line[:10_000]}
+        values = [_share(word) for word in words[1:]]
+        if not re.fullmatch(r"\d{1,9}(\.0*)?", words[0]) or any(not math.isfinite(v) for v in values):
+            yield faulty(number, raw, {}, "line must be a class number and shares of the film's width and height")
+            continue
+        index = int(float(words[0]))
+        name = names.get(index, "") if names is not None else str(index)
+        if not name:
+            yield faulty(number, raw, {}, f"class {index} has no name in data.yaml or classes.txt")
+        elif len(values) < 4:
+            yield faulty(number, raw, {}, f"must have at least four numbers after the class, got {len(values)}")
+        else:
+            score = {"score": values[-1]} if len(values) % 2 else {}
+            yield Region(number, _shape(values[: len(values) // 2 * 2], size), stated(name, score))
+
+
+def _share(word: str) -> float:
+    try:
+        value = float(word) if len(word) < 40 else math.nan
+    except ValueError:
+        return math.nan
+    # Beyond any film: the product with its size must stay a number.
+    return value if abs(value) < 1e6 else math.nan
+
+
+def _shape(shares: Sequence[float], size: tuple[int, int]) -> dict[str, Any]:
+    height, width = size
+    if len(shares) == 4:
+        x, y, w, h = shares
+        left, top = (x - w / 2) * width, (y - h / 2) * height
+        values = {"x": left, "y": top, "width": w * width, "height": h * height}
+        return {"name": "rect", **{key: _pixels(value) for key, value in values.items()}}
+    return {
+        "name": "polygon",
+        "all_points_x": [_pixels(x * width) for x in shares[0::2]],
+        "all_points_y": [_pixels(y * height) for y in shares[1::2]],
+    }
+
+
+def _uncut(region: Region, size: tuple[int, int] | None, place: Skip, skips: list[Skip]) -> list[Region]:
+    """A polygon whose parts and holes are joined by cuts, there and back: its parts, or a mask where it has holes."""
+    shape = region.shape
+    if shape.get("name") != "polygon" or size is None:
+        return [region]
+    points = list(zip(shape["all_points_x"], shape["all_points_y"], strict=True))
+    edges = set(zip(points, points[1:] + points[:1], strict=True))
+    rings = _rings(points) if any((b, a) in edges for a, b in edges if a != b) else []
+    # What is broken otherwise is left to the builder, which says so.
+    if not rings or np.abs(points).max() > MAX_COORDINATE_PX or len(rings) > _MAX_RINGS:
+        return [region]
+    masks = [rle_masks.polygons_to_rle([np.array(ring, dtype=np.float64)], size) for ring in rings]
+    overlap = rle_masks.iou(masks, masks)
+    is_apart = bool((overlap - np.diag(np.diag(overlap)) == 0).all())
+    reason = f"polygon joined by cuts: taken as {len(rings)} {'parts' if is_apart else 'parts and holes'}"
+    skips.append(replace(place, region=region.number, reason=reason, repaired=True))
+    if is_apart:
+        instance = f"line {region.number}"
+        shapes = [
+            {"name": "polygon", "all_points_x": [x for x, _ in ring], "all_points_y": [y for _, y in ring]}
+            for ring in rings
+        ]
+        return [replace(region, shape=part, instance=instance) for part in shapes]
+    mask = masks[0]
+    for ring in masks[1:]:
+        mask = rle_masks.difference(rle_masks.union([mask, ring], size), rle_masks.intersection(mask, ring))
+    if rle_masks.area(mask) == 0:
+        return [region]
+    return [mask_region(region.number, mask, region.attributes)]
+
+
+def _rings(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    """Closed walk cut up where it comes back to a point; what encloses nothing is dropped."""
+    path: list[tuple[float, float]] = []
+    position: dict[tuple[float, float], int] = {}
+    rings = []
+    for point in (*points, points[0]):
+        if point not in position:
+            position[point] = len(path)
+            path.append(point)
+            continue
+        loop = path[position[point] :]
+        for passed in loop[1:]:
+            del position[passed]
+        del path[position[point] + 1 :]
+        if len(loop) >= 3:
+            rings.append(loop)
+    return rings
+
+
+def _pixels(value: float) -> float:
+    rounded = round(value, _DECIMALS)
+    return int(rounded) if rounded.is_integer() else rounded
+
+
+def _lines(dataset: Dataset, image: ImageRecord, losses: list[Skip]) -> Iterator[str]:
+    for number, annotation in enumerate(image.annotations):
+        if annotation.ignore:
+            losses.append(Skip("", image.file_name, number, "marked `ignore`: left out"))
+            continue
+        if rle_masks.area(annotation.mask) == 0:
+            losses.append(Skip("", image.file_name, number, "covers no pixel: left out"))
+            continue
+        ring, reason = _ring(annotation, image)
+        if reason:
+            losses.append(Skip("", image.file_name, number, reason, repaired=True))
+        shares = ring / np.array([image.width, image.height])
+        yield " ".join([str(dataset.category_id(annotation.category) - 1), *map(_share_text, shares.ravel().tolist())])
+
+
+def _share_text(value: float) -> str:
+    return f"{value:.12f}".rstrip("0").rstrip(".")
+
+
+def _ring(annotation: Annotation, image: ImageRecord) -> tuple[npt.NDArray[np.float64], str]:
+    """One polygon for an annotation, and what it does not say."""
+    shapes = [outline for outline in annotation.outlines if outline.get("name") != "point"]
+    height, width = image.image_size
+    if len(shapes) == 1 and is_faithful(annotation, image.image_size):
+        points = trace(shapes[0])
+        low, high = points.min(axis=0), points.max(axis=0)
+        # Readers of YOLO refuse shares outside of 0..1: what leaves the film is followed along its edge.
+        if low.min() >= 0 and high[0] <= width and high[1] <= height:
+            return points, ""
+    parts = rle_masks.rle_to_polygons(annotation.mask)
+    rings = [ring for part in parts for ring in (part.exterior, *part.holes) if len(ring) >= 3]
+    if len(rings) == 1:
+        return rings[0], "its outline was followed on the mask" if shapes else ""
+    holes = sum(len(part.holes) for part in parts)
+    return _joined(rings), f"{len(parts)} parts and {holes} holes joined into one polygon"
+
+
+def _joined(rings: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+    """One closed line through all rings, each entered and left by the same cut at its nearest point."""
+    line = rings[0]
+    for ring in rings[1:]:
+        # In steps of bounded memory: outlines of thousands of points are usual.
+        distances = [np.square(ring - point).sum(axis=1) for point in line]
+        start = int(np.argmin([d.min() for d in distances]))
+        turned = np.roll(ring, -int(np.argmin(distances[start])), axis=0)
+        line = np.concatenate([line[: start + 1], turned, turned[:1], line[start:]])
+    return line
+
+
+def _film_losses(image: ImageRecord) -> list[Skip]:
+    lost = {
+        "attributes": any(a.attributes for a in image.annotations) or bool(image.attributes),
+        "levels": any(a.level for a in image.annotations),
+        "keypoints": any(a.keypoints for a in image.annotations),
+        "patient": image.patient is not None,
+        "view": image.view is not None,
+        "pixel spacing": image.pixel_spacing_mm is not None,
+        f"{len(image.unread)} regions that are no annotations": bool(image.unread),
+    }
+    names = ", ".join(name for name, is_lost in lost.items() if is_lost)
+    return [Skip("", image.file_name, None, f"YOLO has no place for: {names}", repaired=True)] if names else []

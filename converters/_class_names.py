@@ -21,22 +21,43 @@ __all__ = ["ClassNames", "Named", "read_class_map"]
 
 _ALIASES = {
     "lumbar": (
-        "lumbar vertebra, lumbar vertebrae, lumbar vertebral body, lumbar vertebral bodies, lumbar spine, lumbal, lwk, "
-        "lwks, lws, lendenwirbel, lendenwirbelkörper, lumbalwirbel, lumbalwirbelkörper, lendenwirbelsäule, wirbel, "
-        "wirbelkörper, wk, vertebra, vertebrae, vertebral body, vertebral bodies"
+        "lumbar vertebra, lumbar vertebrae, lumbar vertebras, lumbar body, lumbar bodies, lumbar vertebral body, "
+        "lumbar vertebral bodies, lumbar spine, l spine, vertebra lumbalis, vertebrae lumbales, lumbal, lumbale, lwk, "
+        "lwks, lws, lw, lendenwirbel, lendenwirbelkörper, lumbalwirbel, lumbalwirbelkörper, lendenwirbelsäule, wirbel, "
+        "wirbelkörper, wk, vb, vertebra, vertebrae, vertebras, vertebral body, vertebral bodies, corpus vertebrae"
     ),
     "sacral": (
-        "sacrum, sacral vertebra, sacral vertebrae, sacral body, sacral vertebral body, os sacrum, sakral, sakrum, "
-        "kreuzbein, kreuzbeinwirbel, sakralwirbel, sakralwirbelkörper, swk"
+        "sacrum, sacral vertebra, sacral vertebrae, sacral vertebras, sacral body, sacral bodies, sacral bone, "
+        "sacral spine, sacral vertebral body, sacral vertebral bodies, os sacrum, vertebra sacralis, "
+        "vertebrae sacrales, sakral, sakrale, sakrum, kreuzbein, kreuzbeine, kreuzbeinwirbel, kreuzwirbel, sakralwirbel, "
+        "sakralwirbelkörper, sakralwirbelsäule, swk, sw"
     ),
-    "cage": "cages, interbody cage, intervertebral cage, fusion cage, käfig, käfige, bandscheibenkäfig",
-    "screw": "screws, pedicle screw, pedicle screws, schraube, schrauben, pedikelschraube, pedikelschrauben",
-    "rod": "rods, spinal rod, spinal rods, fixation rod, stab, stäbe, längsstab, längsstäbe, stange, stangen",
+    "cage": (
+        "cages, interbody cage, interbody cages, interbody device, interbody spacer, intervertebral cage, fusion cage, "
+        "spinal cage, peek cage, titanium cage, tlif cage, plif cage, alif cage, olif cage, xlif cage, llif cage, "
+        "expandable cage, käfig, käfige, bandscheibenkäfig, zwischenwirbelkäfig, titankäfig, fusionskäfig, "
+        "bandscheibencage, zwischenwirbelcage, titancage, fusionscage"
+    ),
+    "screw": (
+        "screws, pedicle screw, pedicle screws, pedicular screw, pedicular screws, transpedicular screw, "
+        "transpedicular screws, polyaxial screw, bone screw, spinal screw, sacral screw, lumbar screw, titanium screw, "
+        "schraube, schrauben, pedikelschraube, pedikelschrauben, knochenschraube, knochenschrauben, polyaxialschraube, "
+        "wirbelschraube, sakralschraube, titanschraube"
+    ),
+    "rod": (
+        "rods, spinal rod, spinal rods, fixation rod, fixation rods, connecting rod, connecting rods, titanium rod, "
+        "stab, stäbe, längsstab, längsstäbe, verbindungsstab, verbindungsstäbe, titanstab, fixateurstab, "
+        "fixationsstab, längsträger, stange, stangen, gestänge"
+    ),
 }
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
 _SEPARATORS = re.compile(r"[\s_\-./]+")
 # The paper counts T12 among the lumbar vertebrae and annotates no higher one; of the sacrum S1 and S2.
 _LEVEL_CLASS = {"T12": "lumbar", **{f"L{n}": "lumbar" for n in range(1, 6)}, "S1": "sacral", "S2": "sacral"}
+# `Wirbel L5`, `L5 vertebra`: the words say nothing more. `Lendenwirbel 5` may be a running number, and is no level.
+_BONE_WORD = re.compile(r"vertebra|vertebral body|body|wirbel|wirbelkoerper|wk|corpus")
+_ORDINAL = re.compile(r"(\d{1,2})\.\s*(lwk|bwk|swk|lendenwirbel|brustwirbel|sakralwirbel|kreuzbeinwirbel)(koerper)?")
+_REGION = {"l": "L", "b": "T", "s": "S", "k": "S"}
 _MAX_MAP_BYTES = 10_000_000
 
 
@@ -119,8 +140,11 @@ def _target(target: str | None) -> str | None:
 
 
 def _fold(text: str) -> str:
-    folded = unicodedata.normalize("NFC", text).casefold().translate(_UMLAUTS)
-    return _SEPARATORS.sub(" ", folded).strip()
+    return _SEPARATORS.sub("", _plain(text))
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFC", text).casefold().translate(_UMLAUTS)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -128,8 +152,23 @@ def _known(name: str) -> Named | None:
     category = _aliases().get(_fold(name))
     if category is not None:
         return Named(category)
-    level = level_name(name)
+    level = _level(name)
     return Named(_LEVEL_CLASS[level], level) if level in _LEVEL_CLASS else None
+
+
+def _level(name: str) -> str | None:
+    level = level_name(name)
+    if level is not None:
+        return level
+    text = _plain(name).strip()
+    ordinal = _ORDINAL.fullmatch(text)
+    if ordinal is not None:
+        return level_name(f"{_REGION[ordinal[2][0]]}{ordinal[1]}")
+    first, _, rest = re.sub(r"[\s_\-]+", " ", text).partition(" ")
+    if _BONE_WORD.fullmatch(rest):
+        return level_name(first)
+    words, _, last = re.sub(r"[\s_\-]+", " ", text).rpartition(" ")
+    return level_name(last) if _BONE_WORD.fullmatch(words) else None
 
 
 @functools.cache

@@ -133,6 +133,10 @@ def ticked(attributes: Mapping[str, Any], name: str, options: Options) -> list[t
         the value is absent, null or blank.
     """
     value = attributes.get(name)
+    if type(value) is str and name not in options.region:
+        # What nearly all of them are.
+        text = value.strip()
+        return [(text,)] if text else []
     ids = [k for k, on in value.items() if _text(on).casefold() not in _NO] if isinstance(value, dict) else [value]
     labels = options.region.get(name, {})
     texts = [text for i in ids if (text := _text(i))]

@@ -100,7 +100,7 @@ class PartReader:
             raise RegionFault("has no shape")
         category, level = self.classes.read(region.attributes, labels)
         mask = ordinary if ordinary is not None else self._mask(region, image_size, repairs)
-        drawn = region.shape.get("name") == "polygon" and not any("itself" in reason for reason in repairs)
+        drawn = ordinary is not None or _is_drawn(region.shape, repairs)
         ignore = "ignore" in region.attributes and truth(region.attributes, "ignore", labels)
         named = _named_level(region.attributes, level, labels)
         return Part(number, region, instance, category, named, ignore, mask, drawn)
@@ -123,6 +123,10 @@ class PartReader:
         return ""
 
 
+def _is_drawn(shape: Mapping[str, Any], repairs: list[str]) -> bool:
+    return shape.get("name") == "polygon" and not any("itself" in reason for reason in repairs)
+
+
 def _point_repairs(shape: Mapping[str, Any], image_size: tuple[int, int]) -> list[str]:
     # A point needs no class of its own, only a place.
     x, y = place(shape)
@@ -133,8 +137,8 @@ def _point_repairs(shape: Mapping[str, Any], image_size: tuple[int, int]) -> lis
 def _named_level(attributes: Mapping[str, Any], level: str | None, labels: Options) -> str | None:
     """The level that the class value named, or that the label or tick of a `level` option names."""
     choices = ticked(attributes, "level", labels) if "level" in attributes else []
-    texts = [text for choice in choices for text in choice]
-    if not texts:
+    if not choices:
         return level
+    texts = [text for choice in choices for text in choice]
     is_option = len(texts) == 2 or isinstance(attributes["level"], Mapping)
     return level_name(texts[0]) if is_option else None

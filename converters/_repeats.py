@@ -38,7 +38,7 @@ class Repeats:
         shape = part.region.shape
         place = part.mask["counts"] if part.mask is not None else (shape["cx"], shape["cy"])
         same = self._seen.setdefault(place, [])
-        earlier = next((other for other in same if _is_same(part, other)), None)
+        earlier = next((other for other in same if _is_same(part, other)), None) if same else None
         if earlier is None:
             same.append(part)
             return True

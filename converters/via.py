@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from vertinst.collector import collector_paused
 from vertinst.progress import Progress, silent
 from vertinst.structures.conversion import ReadOptions, Skip
 from vertinst.structures.dataset import Dataset
@@ -17,6 +18,7 @@ from ._via_files import read_entries
 __all__ = ["read", "read_class_map"]
 
 
+@collector_paused()
 def read(
     paths: Sequence[Path],
     images: Path | None,

@@ -16,7 +16,7 @@ from vertinst.structures.rle import Rle
 from ._film_attributes import film_fields
 from ._shapes import RegionFault, rasterise, trace
 
-__all__ = ["Piece", "film_attributes", "is_faithful", "output_names", "pieces", "refuse_empty"]
+__all__ = ["Piece", "film_attributes", "is_faithful", "output_names", "pieces", "refuse_empty", "written_attributes"]
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ def pieces(image: ImageRecord, losses: list[Skip]) -> list[Piece]:
         has_outline = any(shape.get("name") != "point" for shape, _ in shapes)
         found: list[tuple[Mapping[str, Any] | None, Rle | None, dict[str, Any]]] = []
         if not has_outline:
-            found.append((None, annotation.mask, _written(annotation, annotation.attributes)))
-        found += [(shape, None, _written(annotation, part)) for shape, part in shapes]
-        found += [(shape, None, _written(annotation, part)) for shape, part in _named_points(annotation)]
+            found.append((None, annotation.mask, written_attributes(annotation, annotation.attributes)))
+        found += [(shape, None, written_attributes(annotation, part)) for shape, part in shapes]
+        found += [(shape, None, written_attributes(annotation, part)) for shape, part in _named_points(annotation)]
         # An attribute that says `instance` would unite what is two annotations here.
         is_grouped = len(found) > 1 or bool({"instance", "instanz"} & annotation.attributes.keys())
         group = number + 1 if is_grouped else 0
@@ -96,6 +96,17 @@ def film_attributes(image: ImageRecord) -> dict[str, Any]:
     ):
         result["pixel_spacing_mm"] = list(image.pixel_spacing_mm)
         result["pixel_spacing_source"] = image.pixel_spacing_source
+    return result
+
+
+def written_attributes(annotation: Annotation, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of an annotation or of one part of it, with what else a reader can only learn from them."""
+    result = dict(attributes)
+    if annotation.named_level is not None:
+        # Elsewhere the option or the class value that named it means nothing.
+        result["level"] = annotation.named_level
+    if annotation.ignore and "ignore" not in result:
+        result["ignore"] = True
     return result
 
 
@@ -147,13 +158,3 @@ def _named_points(annotation: Annotation) -> list[tuple[dict[str, Any], dict[str
         for name, (x, y) in annotation.keypoints.items()
         if (x, y) not in drawn
     ]
-
-
-def _written(annotation: Annotation, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(attributes)
-    if annotation.named_level is not None:
-        # Elsewhere the option or the class value that named it means nothing.
-        result["level"] = annotation.named_level
-    if annotation.ignore and "ignore" not in result:
-        result["ignore"] = True
-    return result

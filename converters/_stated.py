@@ -18,7 +18,7 @@ from ._class_names import ClassNames
 from ._films import FilmFolder
 from ._source import Entry, Region, tidy
 
-__all__ = ["UNREAD", "FilmSizes", "build_stated", "faulty", "mask_region", "stated", "stated_size"]
+__all__ = ["UNREAD", "FilmSizes", "build_stated", "faulty", "is_named", "mask_region", "stated", "stated_size"]
 
 UNREAD = "unread"
 """Class under which a region that became no annotation is written, so that reading it again leaves it out again."""
@@ -66,6 +66,11 @@ def stated(name: str, attributes: Mapping[str, Any], **extra: Any) -> dict[str, 
     own = {f"{key} (found)" if key in (_CLASS, _EXTRA) else key: value for key, value in attributes.items()}
     own[_CLASS] = name.strip()
     return own | ({_EXTRA: extra} if extra else {})
+
+
+def is_named(region: Region) -> bool:
+    """Whether the format states a class for a region."""
+    return bool(region.attributes[_CLASS])
 
 
 def mask_region(number: int, mask: Rle, attributes: Mapping[str, Any], instance: str = "") -> Region:
@@ -118,8 +123,6 @@ def build_stated(
         progress: Told after each film.
         aliases: Whether known names give our classes; if not, only the class map renames.
     """
-    sizes = FilmSizes(images, options)
-    entries = [_with_fitting_masks(entry, sizes) for entry in entries]
     if options.class_attribute is None:
         options = replace(options, class_attribute=_CLASS, class_map=_class_map(entries, options, aliases=aliases))
     faults = {
@@ -149,28 +152,6 @@ def _is_mapped(user: Mapping[str, str | None], name: str) -> bool:
     marked = ClassNames(dict.fromkeys(user, "\0"))
     found = marked.find(name)
     return found is not None and found.category == "\0"
-
-
-def _with_fitting_masks(entry: Entry, sizes: FilmSizes) -> Entry:
-    """Masks of another size than their film cannot be used, and must not reach the union of masks."""
-    masks = [tuple(r.mask["size"]) for r in entry.regions if r.mask is not None]
-    if not masks:
-        return entry
-    size = sizes.of(entry)
-    if size is None or all(found == size for found in masks):
-        return entry
-    regions = [
-        r
-        if r.mask is None or tuple(r.mask["size"]) == size
-        else faulty(
-            r.number,
-            r.shape,
-            _own(r.attributes, ""),
-            f"mask of {r.mask['size'][1]} x {r.mask['size'][0]} px on a film of {size[1]} x {size[0]} px",
-        )
-        for r in entry.regions
-    ]
-    return replace(entry, regions=tuple(regions))
 
 
 def _mask_shape(mask: Rle) -> dict[str, Any]:

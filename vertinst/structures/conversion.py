@@ -66,6 +66,8 @@ class ReadOptions:
         drop_duplicates: Of exactly repeated regions keep one; else they are kept and listed.
         ignore_exif: The films were annotated as stored, not turned as EXIF says: annotations are turned with the film.
         known_films: Headers read before, by file name relative to the image folder.
+        mask_kind: What the pictures of a folder of masks hold: `instances` (a number or a file for each), `classes` (a
+            number for each class) or `binary`; None finds out.
     """
 
     class_attribute: str | None = None
@@ -77,3 +79,4 @@ class ReadOptions:
     drop_duplicates: bool = False
     ignore_exif: bool = False
     known_films: Mapping[str, FilmFacts] = field(default_factory=dict)
+    mask_kind: str | None = None

@@ -29,8 +29,8 @@ _ALIASES = {
     "sacral": (
         "sacrum, sacral vertebra, sacral vertebrae, sacral vertebras, sacral body, sacral bodies, sacral bone, "
         "sacral spine, sacral vertebral body, sacral vertebral bodies, os sacrum, vertebra sacralis, "
-        "vertebrae sacrales, sakral, sakrale, sakrum, kreuzbein, kreuzbeine, kreuzbeinwirbel, kreuzwirbel, sakralwirbel, "
-        "sakralwirbelkörper, sakralwirbelsäule, swk, sw"
+        "vertebrae sacrales, sakral, sakrale, sakrum, kreuzbein, kreuzbeine, kreuzbeinwirbel, kreuzwirbel, "
+        "sakralwirbel, sakralwirbelkörper, sakralwirbelsäule, swk, sw"
     ),
     "cage": (
         "cages, interbody cage, interbody cages, interbody device, interbody spacer, intervertebral cage, fusion cage, "

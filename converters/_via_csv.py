@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,8 @@ def read_csv(path: Path) -> tuple[list[Entry], list[Skip]]:
     films: dict[tuple[str, str], _Film] = {}
     skips: list[Skip] = []
     for number, line in enumerate(lines, start=1):
-        if not line.strip() or _HEADER.match(line):
+        # Spreadsheets write a row of empty cells for a blank one.
+        if not line.replace(separator, "").strip() or _HEADER.match(line):
             continue
         cells = _row(line, columns, separator)
         if cells is None:
@@ -98,7 +99,7 @@ def read_csv(path: Path) -> tuple[list[Entry], list[Skip]]:
     for film in films.values():
         skips += _doubts(film, str(path))
         source = {"filename": tidy(film.name), "size": int(film.size) if _is_whole(film.size) else tidy(film.size)}
-        entries.append(Entry(str(path), film.name, film.attributes, tuple(film.regions), options, source))
+        entries.append(Entry(str(path), film.name, film.attributes, _numbered(film.regions), options, source))
     return entries, skips
 
 
@@ -189,6 +190,13 @@ def _add(film: _Film, cells: Mapping[str, Any]) -> None:
     if shape or own or stated > 0:
         position = len(film.regions)
         film.regions.append(Region(int(number) if _is_whole(number) else position, shape, tidy(own)))
+
+
+def _numbered(regions: Sequence[Region]) -> tuple[Region, ...]:
+    """Regions with numbers of their own: some programs write 0 on every line."""
+    if len({region.number for region in regions}) < len(regions):
+        return tuple(replace(region, number=number) for number, region in enumerate(regions))
+    return tuple(regions)
 
 
 def _doubts(film: _Film, file: str) -> Iterator[Skip]:

@@ -17,17 +17,17 @@ from matplotlib.ticker import MaxNLocator
 
 from vertinst.errors import DataError
 
-__all__ = ["Curves", "Plot", "plot_curves", "read_curves"]
+__all__ = ["COLOURS", "INK", "Curves", "Plot", "data_uri", "frame", "plot_curves", "read_curves"]
 
 Series: TypeAlias = tuple[list[float], list[float]]
 
 # Okabe and Ito's palette, each page with the shades that it does not swallow; dashes tell lines apart without colour.
-_COLOURS = {
+COLOURS = {
     "light": ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
     "dark": ("#56b4e9", "#e69f00", "#1fc79a", "#e59ac4", "#f0e442", "#ff8a4c"),
 }
 _DASHES = ("-", "--", "-.", ":")
-_INK = {"light": "#333a42", "dark": "#c9d1d9"}
+INK = {"light": "#333a42", "dark": "#c9d1d9"}
 _MAX_ROWS = 1_000_000
 
 
@@ -127,7 +127,7 @@ def _draw(lines: Mapping[str, Series], unit: str, theme: str) -> str:
             axes.plot(
                 epochs,
                 values,
-                color=_COLOURS[theme][number % 6],
+                color=COLOURS[theme][number % 6],
                 linestyle=_DASHES[number // 6 % len(_DASHES)],
                 # One epoch is a point, which a line does not show.
                 marker="o" if len(values) < 30 else None,
@@ -135,25 +135,32 @@ def _draw(lines: Mapping[str, Series], unit: str, theme: str) -> str:
                 linewidth=1.6,
                 label=_words(name),
             )
-        _style(figure, axes, unit, _INK[theme])
-        return _data_uri(figure)
+        _style(figure, axes, unit, INK[theme])
+        return data_uri(figure)
 
 
 def _style(figure: Figure, axes: Axes, unit: str, ink: str) -> None:
-    axes.set_xlabel("epoch", color=ink)
-    axes.set_ylabel(unit, color=ink)
+    frame(axes, "epoch", unit, ink)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     # From zero, and shares on their whole range: a cut axis makes small steps look large.
     axes.set_ylim(bottom=0, top=1 if unit == "score" and axes.get_ylim()[1] <= 1.1 else None)
-    axes.tick_params(colors=ink)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, labelcolor=ink)
+
+
+def frame(axes: Axes, x_label: str, y_label: str, ink: str) -> None:
+    """Labels, grid and edges in the page's ink."""
+    axes.set_xlabel(x_label, color=ink)
+    axes.set_ylabel(y_label, color=ink)
+    # Also the small ticks of logarithmic axes.
+    axes.tick_params(which="both", colors=ink)
     axes.grid(color=ink, alpha=0.18, linewidth=0.6)
     for side, edge in axes.spines.items():
         edge.set_visible(side in ("left", "bottom"))
         edge.set_color(ink)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, labelcolor=ink)
 
 
-def _data_uri(figure: Figure) -> str:
+def data_uri(figure: Figure) -> str:
+    """A figure as SVG without a trace of when and by what it was drawn."""
     buffer = io.BytesIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)

@@ -1,26 +1,41 @@
-"""One film from a file: PNG, JPEG or TIFF of 8 or 16 bits to grey values 0..1, the same way everywhere."""
+"""One film from a file: PNG, JPEG, TIFF or DICOM to grey values 0..1, the same way everywhere."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from vertinst.data.quiet import no_warnings
 from vertinst.errors import DataError
 from vertinst.structures.rle import MAX_PIXELS
 
-__all__ = ["SUFFIXES", "Film", "FilmHeader", "find_films", "read_film", "read_header", "read_size", "window"]
+__all__ = [
+    "DICOM_SUFFIXES",
+    "SUFFIXES",
+    "Film",
+    "FilmHeader",
+    "find_films",
+    "is_dicom",
+    "read_film",
+    "read_header",
+    "read_size",
+    "window",
+]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 DICOM_SUFFIXES = (".dcm", ".dicom")
+DICOM_MARK, DICOM_MARK_AT = b"DICM", 128
 
 # A collimated border or a bright marker must not decide what is black and white.
 BLACK_PERCENT, WHITE_PERCENT = 0.5, 99.5
@@ -31,6 +46,12 @@ TIFF_WIDTH, TIFF_HEIGHT, TIFF_PHOTOMETRIC = 256, 257, 262
 # EXIF orientation to (quarter turns counterclockwise, mirrored left to right after that).
 _UPRIGHT = ((0, False), (0, True), (2, False), (2, True), (3, True), (3, False), (1, True), (1, False))
 TURNS = dict(enumerate(_UPRIGHT, start=1))
+_CLASSES: dict[bytes, Callable[[BinaryIO], Image.Image]] = {
+    b"\x89PNG": PngImageFile,
+    b"\xff\xd8\xff": JpegImageFile,
+    b"II*\0": TiffImageFile,
+    b"MM\0*": TiffImageFile,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +60,9 @@ class Film:
 
     Attributes:
         pixels: (H, W) float32, 0..1: 0.5th percentile to 0, 99.5th to 1, clipped. All 0 for a constant film.
-        bits: Bits a grey value was stored in, 8 or 16.
-        black: Stored grey value that became 0.
-        white: Stored grey value that became 1.
+        bits: Bits a grey value was stored in: 8 or 16, in DICOM 1 to 16.
+        black: Grey value that became 0: as stored, of a grey DICOM film as a viewer shows it, 0..65535.
+        white: Grey value that became 1, likewise.
     """
 
     pixels: npt.NDArray[np.float32]
@@ -84,27 +105,51 @@ class FilmHeader:
 def read_film(path: Path) -> Film:
     """Read a film: grey or colour (taken as luma), alpha ignored, EXIF orientation obeyed, the first page of several.
 
+    DICOM is known by its content or by its suffix, and shown by the rule in `dicom_display` before it is stretched.
+
     Raises:
-        DataError: Missing, broken, truncated, no image, DICOM, larger than `MAX_PIXELS`, or of an unusual depth.
+        DataError: Missing, broken, truncated, no image, larger than `MAX_PIXELS`, of an unusual depth, or DICOM of
+            several frames, without pixels, or of a compression that is not read.
     """
+    if is_dicom(path):
+        from vertinst.data.dicom import read_dicom
+
+        shown, bits = read_dicom(path)
+        return _stretched(shown, bits)
     orientation = _inspect(path)[2]
     stored, is_turned = _decode(path, orientation)
-    grey = stored if stored.ndim == 2 else _luma(stored)
     turns, mirrored = TURNS[1 if is_turned else orientation]
-    upright = np.rot90(grey, turns)
-    upright = upright[:, ::-1] if mirrored else upright
-    bits = 8 * stored.dtype.itemsize
-    pixels, black, white = window(np.ascontiguousarray(upright))
+    upright = np.rot90(stored, turns)
+    return _stretched(upright[:, ::-1] if mirrored else upright, 8 * stored.dtype.itemsize)
+
+
+def _stretched(stored: npt.NDArray[np.uint8 | np.uint16], bits: int) -> Film:
+    grey = stored if stored.ndim == 2 else _luma(stored)
+    pixels, black, white = window(np.ascontiguousarray(grey))
     return Film(pixels, bits, black, white)
 
 
 def read_header(path: Path) -> FilmHeader:
     """Read size, orientation and pixel spacing of a film, no pixels.
 
+    Spacing comes from DICOM alone (`dicom_spacing` says from which elements): what PNG, JPEG and TIFF call resolution
+    is dots on paper or a screen.
+
     Raises:
         DataError: As `read_film`, as far as the header tells.
     """
-    return FilmHeader(*_inspect(path))
+    if not is_dicom(path):
+        return FilmHeader(*_inspect(path))
+    from vertinst.data.dicom import read_dicom_header
+
+    header = read_dicom_header(path)
+    spacing = header.spacing
+    return FilmHeader(
+        header.layout.height,
+        header.layout.width,
+        pixel_spacing_mm=(spacing.row_mm, spacing.column_mm) if spacing else None,
+        pixel_spacing_source=spacing.source if spacing else None,
+    )
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -116,10 +161,24 @@ def read_size(path: Path) -> tuple[int, int]:
     return read_header(path).image_size
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a file is read as DICOM: by the mark in its content, or by its suffix where the mark is missing.
+
+    A file that is missing or cannot be opened is one if its suffix says so.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(DICOM_MARK_AT + len(DICOM_MARK))
+    except OSError:
+        start = b""
+    return start[DICOM_MARK_AT:] == DICOM_MARK or path.suffix.lower() in DICOM_SUFFIXES
+
+
 def find_films(paths: Sequence[Path]) -> list[Path]:
     """Films among files and folders, folders searched to the bottom; sorted within each, none twice.
 
-    Hidden files are passed over. A file that was named outright is kept whatever its suffix.
+    Hidden files are passed over. A file that was named outright is kept whatever its suffix. In a folder, files
+    without a suffix, or with a number for one as in `1.2.840.1`, are films if their content is DICOM's.
 
     Raises:
         DataError: A path does not exist, or there is no film at all.
@@ -127,19 +186,28 @@ def find_films(paths: Sequence[Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
-            inner = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES + DICOM_SUFFIXES)
-            found.update(dict.fromkeys(p for p in inner if p.is_file() and not p.name.startswith(".")))
+            found.update(dict.fromkeys(sorted(p for p in path.rglob("*") if _looks_like_film(p))))
         elif path.is_file():
             found[path] = None
         else:
             raise DataError("no such file or folder", where=path, fix="Check the path.")
     if not found:
         raise DataError(
-            f"no film found (looked for {', '.join(SUFFIXES)})",
+            f"no film found (looked for {', '.join(SUFFIXES + DICOM_SUFFIXES)} and DICOM without a suffix)",
             where=", ".join(str(p) for p in paths) or "no path given",
             fix="Name the folder that holds the films.",
         )
     return list(found)
+
+
+def _looks_like_film(path: Path) -> bool:
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    suffix = path.suffix.lower()
+    if suffix == "" or suffix[1:].isdigit():
+        # A DICOMDIR has the mark, and no pixels.
+        return path.name.upper() != "DICOMDIR" and is_dicom(path)
+    return suffix in SUFFIXES + DICOM_SUFFIXES
 
 
 def window(grey: npt.NDArray[np.uint8 | np.uint16 | np.float32]) -> tuple[npt.NDArray[np.float32], float, float]:
@@ -165,8 +233,6 @@ def window(grey: npt.NDArray[np.uint8 | np.uint16 | np.float32]) -> tuple[npt.ND
 
 def _inspect(path: Path) -> tuple[int, int, int]:
     """(height, width, EXIF orientation) as stored, checked before a pixel is decoded."""
-    if path.suffix.lower() in DICOM_SUFFIXES:
-        raise DataError("DICOM cannot be read yet", where=path, fix="Export the film as 16-bit PNG or TIFF.")
     try:
         with _opened(path) as image:
             width, height = image.size
@@ -191,18 +257,28 @@ def _inspect(path: Path) -> tuple[int, int, int]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    with warnings.catch_warnings():
-        # Large films are expected; `_inspect` bounds their size.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        # A file and not its name: by name Pillow maps raw TIFFs into memory, and scrambles them where they are turned.
-        with path.open("rb") as file, Image.open(file) as image:
-            yield image
+    # A file and not its name: by name Pillow maps raw TIFFs into memory, and scrambles them where they are turned.
+    with path.open("rb") as file, _image(file) as image:
+        yield image
+
+
+def _image(file: BinaryIO) -> Image.Image:
+    """The image of a file, its pixels not yet read.
+
+    Opened by its own class, PNG, JPEG and TIFF do not meet Pillow's limit of pixels, which is one for the whole
+    process and lower than `MAX_PIXELS`; `_inspect` bounds them instead.
+    """
+    start = file.read(4)
+    file.seek(0)
+    for mark, kind in _CLASSES.items():
+        if start.startswith(mark):
+            return kind(file)
+    with no_warnings(Image.DecompressionBombWarning):
+        return Image.open(file)
 
 
 def _too_large(path: Path) -> DataError:
-    # Pillow has a limit of its own, which an application may have moved.
-    limit = min(MAX_PIXELS, 2 * (Image.MAX_IMAGE_PIXELS or MAX_PIXELS))
-    return DataError(f"must have at most {limit} pixels, got more", where=path, fix="Reduce the film's size.")
+    return DataError(f"must have at most {MAX_PIXELS} pixels, got more", where=path, fix="Reduce the film's size.")
 
 
 def _decode(path: Path, orientation: int) -> tuple[npt.NDArray[np.uint8 | np.uint16], bool]:

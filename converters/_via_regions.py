@@ -24,6 +24,7 @@ __all__ = ["Film", "class_attribute", "name_all", "regions_of"]
 Section = dict[str, dict[str, Any]]
 
 _INSTANCE = ("instance", "instanz")
+_LEVELS = ("level", "höhe")
 # VIA's regions have a place even where there is nothing to draw.
 _NOWHERE = {"name": "polygon", "all_points_x": [0, 0, 0], "all_points_y": [0, 0, 0]}
 
@@ -112,7 +113,7 @@ def _covered(annotation: Annotation) -> Rle | None:
 
 
 def class_attribute(dataset: Dataset, films: Sequence[Film], section: Section) -> tuple[str | None, ClassReader | None]:
-    """See to it that an attribute names the class of every region; the source's own stays if it does.
+    """See to it that an attribute names the class of every region: the source's own, completed where it is blank.
 
     Args:
         dataset: Whose categories become the options, where an attribute is added.
@@ -126,21 +127,49 @@ def class_attribute(dataset: Dataset, films: Sequence[Film], section: Section) -
         return None, None
     options = _options(section)
     entries = [_entry(film, options) for film in films]
+    regions = [(a.category, p) for f in films for a, parts in f.groups for p in parts if not p.is_point]
     present = dict.fromkeys(name for e in entries for r in e.regions for name in r.attributes)
     for requested in (None, *present):
         try:
             reader = choose_classes(entries, requested, None)
         except DataError:
             continue
-        if all(_reads_as(a.category, p, reader, options) for f in films for a, parts in f.groups for p in parts):
+        lacking = [(c, p) for c, p in regions if not _reads_as(c, p, reader, options)]
+        if not lacking:
             return reader.attribute, reader
+        if len(lacking) < len(regions) and _can_complete(lacking, reader.attribute, options):
+            return _complete(lacking, reader, films, section)
     taken = present.keys() | section.keys()
     name = next(n for n in ("class", *(f"vertinst_class{n or ''}" for n in range(len(taken) + 1))) if n not in taken)
     definitions.define_choice(section, name, dataset.categories)
-    for annotation, part in ((a, p) for f in films for a, parts in f.groups for p in parts):
-        part.attributes[name] = annotation.category
+    for category, part in regions:
+        part.attributes[name] = category
     options = _options(section)
     return name, choose_classes([_entry(film, options) for film in films], name, None)
+
+
+def _can_complete(lacking: Sequence[tuple[str, Part]], name: str | None, options: Options) -> bool:
+    """Whether regions lack the class only because the attribute is blank; a level is no place for a class."""
+    if name is None or name.casefold() in _LEVELS:
+        return False
+    return not any(ticked(part.attributes, name, options) for _, part in lacking)
+
+
+def _complete(
+    lacking: Sequence[tuple[str, Part]], reader: ClassReader, films: Sequence[Film], section: Section
+) -> tuple[str | None, ClassReader]:
+    name = reader.attribute or ""
+    labels = _options(section).region.get(name, {})
+    for category, part in lacking:
+        fitting = (i for i, label in labels.items() if category in (_class_of(label, reader), label))
+        part.attributes[name] = definitions.choose(section, name, next(fitting, category))
+    options = _options(section)
+    return name, choose_classes([_entry(film, options) for film in films], name, None)
+
+
+def _class_of(label: str, reader: ClassReader) -> str | None:
+    found = reader.names.find(label)
+    return found.category if found is not None else None
 
 
 def _entry(film: Film, options: Options) -> Entry:
@@ -160,12 +189,14 @@ def _options(section: Section) -> Options:
 
 
 def _reads_as(category: str, part: Part, reader: ClassReader, options: Options) -> bool:
-    if part.is_point:
-        return True
+    """Whether a region's class is read again as this category, or is literally this one."""
     try:
-        return reader.read(part.attributes, options)[0] == category
+        if reader.read(part.attributes, options)[0] == category:
+            return True
     except RegionFault:
-        return False
+        pass
+    named = ticked(part.attributes, reader.attribute, options) if reader.attribute is not None else []
+    return len(named) == 1 and category in named[0]
 
 
 def name_all(films: Iterable[Film], reader: ClassReader | None, section: Section) -> None:
@@ -185,7 +216,7 @@ def name_all(films: Iterable[Film], reader: ClassReader | None, section: Section
         for annotation, parts in film.groups:
             outlines = [p for p in parts if not p.is_point]
             if reader is not None and annotation.level is not None:
-                _name_level(annotation, outlines, reader, options, section)
+                _name_level(annotation, parts, reader, options, section)
             if any(truth(p.attributes, "ignore", options) for p in outlines) != annotation.ignore:
                 for part in outlines:
                     part.attributes["ignore"] = definitions.choose(section, "ignore", "1" if annotation.ignore else "0")
@@ -193,11 +224,12 @@ def name_all(films: Iterable[Film], reader: ClassReader | None, section: Section
 
 
 def _name_level(
-    annotation: Annotation, outlines: Sequence[Part], reader: ClassReader, options: Options, section: Section
+    annotation: Annotation, parts: Sequence[Part], reader: ClassReader, options: Options, section: Section
 ) -> None:
     merged: dict[str, Any] = {}
-    for part in reversed(outlines):
+    for part in reversed(parts):
         merged |= part.attributes
+    outlines = [part for part in parts if not part.is_point]
     levels = (_level(p.attributes, reader, options) for p in outlines)
     named = next((level for level in levels if level is not None), None)
     if replace(annotation, attributes=merged, named_level=named).level != annotation.level:

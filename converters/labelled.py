@@ -28,9 +28,9 @@ def read(
 ) -> tuple[Dataset, tuple[Skip, ...]]:
     """Read results folders as one data set.
 
-    Vertebrae come first, from the sacrum up, then implants. Their attributes are `level` (blank for implants), `score`
-    (text, three decimals) and, where there are any, `flags`; flags of a film are an attribute `flags` of it. Candidates
-    below the score threshold are not read: they are there for average precision only.
+    Vertebrae come first, from the sacrum up, then implants. Their attributes are `class`, `level` (blank for
+    implants), `score` (text, three decimals) and, where there are any, `flags`; flags of a film are an attribute
+    `flags` of it. Candidates below the score threshold are not read: they are there for average precision only.
 
     Args:
         paths: Folders that `vertinst predict` wrote, their sub-folders included.
@@ -63,7 +63,16 @@ def read(
     records = tuple(_record(number, result, folder, patients) for number, result in enumerate(steps, start=1))
     used = {a.category for r in records for a in r.annotations}
     ours = CLASSES if not used or used & set(CLASSES) else ()
-    return Dataset((*ours, *sorted(used - set(CLASSES))), records), ()
+    categories = (*ours, *sorted(used - set(CLASSES)))
+    return Dataset(categories, records, {"region": _definitions(categories)}), ()
+
+
+def _definitions(categories: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Of the region attributes, as VIA writes them: in this order its editor shows them."""
+    text = {"type": "text", "description": "", "default_value": ""}
+    options = {name: name for name in categories}
+    choice = {"type": "dropdown", "description": "", "options": options, "default_options": {}}
+    return {"class": choice, "level": dict(text), "score": dict(text)}
 
 
 def _record(number: int, result: FilmResult, folder: FilmFolder | None, patients: PatientReader) -> ImageRecord:
@@ -104,4 +113,5 @@ def _film_facts(result: FilmResult, folder: FilmFolder) -> dict[str, Any]:
 
 def _annotation(found: Vertebra | Implant, level: str = "") -> Annotation:
     flags = {"flags": ", ".join(found.flags)} if found.flags else {}
-    return Annotation(found.category, found.mask, attributes={"level": level, "score": f"{found.score:.3f}", **flags})
+    attributes = {"class": found.category, "level": level, "score": f"{found.score:.3f}", **flags}
+    return Annotation(found.category, found.mask, attributes=attributes)

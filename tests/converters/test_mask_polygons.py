@@ -1,0 +1,49 @@
+"""Masks become simple polygons that cover exactly the same pixels."""
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from vertinst.converters._mask_polygons import simple_polygons
+from vertinst.structures import rle
+
+
+def check(mask):
+    polygons = simple_polygons(rle.encode(mask))
+    drawn = [rle.decode(rle.polygons_to_rle([p], mask.shape)) for p in polygons]
+    # Exactly once: pieces neither leave out a pixel nor share one.
+    assert (np.sum(drawn, axis=0, dtype=int) == mask).all() if drawn else not mask.any()
+    assert all(shapely.Polygon(p).is_valid for p in polygons)
+    return polygons
+
+
+@settings(max_examples=150, deadline=None)
+@given(arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=14)))
+def test_any_mask_is_covered_exactly_by_valid_polygons(mask):
+    check(mask)
+
+
+def grid(size=120):
+    return np.mgrid[:size, :size] + 0.5
+
+
+def test_one_part_without_holes_is_one_polygon_of_few_vertices():
+    rows, columns = grid()
+    mask = (rows - 60) ** 2 / 50**2 + (columns - 55) ** 2 / 30**2 < 1
+    (polygon,) = check(mask)
+    assert len(polygon) < len(rle.rle_to_polygons(rle.encode(mask))[0].exterior)
+
+
+@pytest.mark.parametrize("holes", [1, 3])
+def test_holes_are_cut_open(holes):
+    rows, columns = grid()
+    mask = np.ones((120, 120), dtype=bool)
+    for number in range(holes):
+        mask &= (rows - 25 - 35 * number) ** 2 + (columns - 60) ** 2 > 12**2
+    assert len(check(mask)) == holes + 1 if holes > 1 else 2
+
+
+def test_nothing_gives_no_polygon():
+    assert simple_polygons(rle.empty((4, 5))) == []

@@ -1,0 +1,435 @@
+"""Datasets become VIA 2 projects that keep every vertex, attribute and file, and that read as the same data set."""
+
+import json
+import math
+import re
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from vertinst.converters import coco, via
+from vertinst.converters._via_project import write
+from vertinst.errors import DataError
+from vertinst.structures import rle
+from vertinst.structures.conversion import ReadOptions
+from vertinst.structures.dataset import CLASSES, Annotation, Dataset, ImageRecord
+
+HEIGHT, WIDTH = 60, 80
+SIZE = (HEIGHT, WIDTH)
+
+
+def films(folder, *names):
+    for name in names:
+        path = folder / "films" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (WIDTH, HEIGHT)).save(path)
+    return folder / "films"
+
+
+def box(x=10, y=10, width=20, height=10):
+    xs, ys = [x, x + width, x + width, x], [y, y, y + height, y + height]
+    return {"name": "polygon", "all_points_x": xs, "all_points_y": ys}
+
+
+def region(shape=None, **attributes):
+    return {"shape_attributes": shape or box(), "region_attributes": attributes}
+
+
+def mask(x=10, y=10, width=20, height=10):
+    dense = np.zeros(SIZE, dtype=bool)
+    dense[y : y + height, x : x + width] = True
+    return rle.encode(dense)
+
+
+def dataset(*annotations, definitions=None, **image):
+    record = ImageRecord(1, image.pop("file_name", "a.png"), WIDTH, HEIGHT, annotations=annotations, **image)
+    used = {a.category for a in annotations}
+    return Dataset((*CLASSES, *sorted(used - set(CLASSES))), (record,), definitions or {})
+
+
+def written(data, folder, **options):
+    write(data, folder / "out.json", **options)
+    return json.loads((folder / "out.json").read_text(encoding="utf-8"))
+
+
+def attributes_of(project):
+    return [r["region_attributes"] for e in project["_via_img_metadata"].values() for r in e["regions"]]
+
+
+def again(data, folder, **options):
+    """The data set that reading the written project gives."""
+    write(data, folder / "out.json")
+    names = [i.file_name for i in data.images]
+    return via.read([folder / "out.json"], films(folder, *names), ReadOptions(**options))[0]
+
+
+def facts(annotation):
+    return annotation.category, annotation.level, annotation.mask["counts"], annotation.ignore, annotation.keypoints
+
+
+def assert_same(first, second):
+    assert [i.file_name for i in first.images] == [i.file_name for i in second.images]
+    for one, two in zip(first.images, second.images, strict=True):
+        assert [facts(a) for a in one.annotations] == [facts(a) for a in two.annotations]
+        assert (one.patient, one.view) == (two.patient, two.view)
+        assert (one.pixel_spacing_mm, one.pixel_spacing_source) == (two.pixel_spacing_mm, two.pixel_spacing_source)
+
+
+def canonical(entries):
+    """Films with their regions, whatever their order."""
+    return {
+        e["filename"]: (
+            e["size"],
+            e["file_attributes"],
+            Counter(json.dumps(r, sort_keys=True) for r in e["regions"]),
+        )
+        for e in entries
+    }
+
+
+def reasons(skips):
+    """Why regions were listed; their numbers may change."""
+    return {re.sub(r"region \d+", "region", s.reason) for s in skips}
+
+
+# Hypothesis draws VIA 2 projects ------------------------------------------------------------------------------------
+
+NUMBERS = st.one_of(st.integers(-20, 90), st.floats(-20, 90, allow_nan=False).map(lambda v: round(v, 2)))
+POSITIVE = st.one_of(st.integers(1, 40), st.floats(0.5, 40).map(lambda v: round(v, 2)))
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+NAMES = st.text(st.characters(categories=["L", "Nd"], include_characters=" #,-äß椎"), min_size=1, max_size=6)
+
+
+@st.composite
+def shapes(draw):
+    kind = draw(st.sampled_from(["polygon", "rect", "circle", "ellipse", "polyline", "point"]))
+    if kind in ("polygon", "polyline"):
+        count = draw(st.integers(1, 7))
+        points = st.lists(NUMBERS, min_size=count, max_size=count)
+        return {"name": kind, "all_points_x": draw(points), "all_points_y": draw(points)}
+    if kind == "rect":
+        return {"name": kind, "x": draw(NUMBERS), "y": draw(NUMBERS), "width": draw(NUMBERS), "height": draw(POSITIVE)}
+    if kind == "circle":
+        return {"name": kind, "cx": draw(NUMBERS), "cy": draw(NUMBERS), "r": draw(POSITIVE)}
+    if kind == "ellipse":
+        radii = {"rx": draw(POSITIVE), "ry": draw(POSITIVE), "theta": draw(st.floats(-3, 3).map(lambda v: round(v, 3)))}
+        return {"name": kind, "cx": draw(NUMBERS), "cy": draw(NUMBERS), **radii}
+    return {"name": kind, "cx": draw(NUMBERS), "cy": draw(NUMBERS)}
+
+
+DEFINITIONS = {
+    "Objekte": {
+        "type": "dropdown",
+        "description": "",
+        "options": {"1": "Lendenwirbel", "2": "Kreuzbein", "3": "Schraube", "4": "Dornfortsatz"},
+        "default_options": {},
+    },
+    "level": {"type": "radio", "description": "", "options": {"a": "L5", "b": "Th12", "c": "?"}, "default_options": {}},
+    "signs": {"type": "checkbox", "description": "", "options": {"x": "blurred"}, "default_options": {"x": True}},
+    "note": {"type": "text", "description": "seen", "default_value": ""},
+}
+
+
+@st.composite
+def region_attributes(draw):
+    fixed = {
+        "Objekte": st.sampled_from(["1", "2", "3", "4", "lumbar", "L4", ""]),
+        "level": st.sampled_from(["a", "b", "c", "L3", "", None]),
+        "signs": st.dictionaries(st.sampled_from(["x", "y"]), st.booleans(), max_size=2),
+        "note": st.one_of(TEXTS, st.none(), st.integers(-5, 5), st.floats(0, 1)),
+        "instance": st.sampled_from(["1", "2", ""]),
+        "ignore": st.sampled_from(["yes", "no", "1", ""]),
+        "keypoint": st.sampled_from(["p", "q"]),
+        "more": st.one_of(TEXTS, st.lists(TEXTS, max_size=2)),
+    }
+    return draw(st.fixed_dictionaries({"Objekte": fixed.pop("Objekte")}, optional=fixed))
+
+
+@st.composite
+def entries(draw):
+    regions = draw(
+        st.lists(
+            st.builds(lambda s, a: {"shape_attributes": s, "region_attributes": a}, shapes(), region_attributes()),
+            max_size=6,
+        )
+    )
+    size = draw(st.one_of(st.integers(-1, 10**7), st.sampled_from(["-1", "12345"])))
+    spacing = st.sampled_from(["0.2", "0.2, 0.3", "wrong", ""])
+    found = draw(
+        st.fixed_dictionaries(
+            {}, optional={"PatientID": TEXTS, "view": TEXTS, "pixel_spacing": spacing, "quality": st.none()}
+        )
+    )
+    return {"filename": draw(NAMES).strip() + "x.png", "size": size, "regions": regions, "file_attributes": found}
+
+
+@st.composite
+def projects(draw):
+    found = draw(st.lists(entries(), min_size=1, max_size=3, unique_by=lambda e: e["filename"]))
+    # So that a class can be found at all.
+    found[0]["regions"].append(region(Objekte="1"))
+    found[0]["regions"] += [region(box(y=30), Objekte="3")] * draw(st.integers(0, 2))
+    return {
+        "_via_settings": {},
+        "_via_img_metadata": {f"{e['filename']}{e['size']}": e for e in found},
+        "_via_attributes": {"region": DEFINITIONS, "file": {}},
+    }
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@given(projects(), st.booleans())
+def test_via_to_dataset_to_via_keeps_every_vertex_attribute_and_file(project, with_lines):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "via.json").write_text(json.dumps(project))
+        found = list(project["_via_img_metadata"].values())
+        options = ReadOptions(class_attribute="Objekte", line_width_px=3.0 if with_lines else None)
+        images = films(folder, *(e["filename"] for e in found))
+        data, skips = via.read([folder / "via.json"], images, options)
+        result = written(data, folder)
+        assert canonical(result["_via_img_metadata"].values()) == canonical(found)
+        assert result["_via_image_id_list"] == list(result["_via_img_metadata"])
+        for attribute, definition in DEFINITIONS.items():
+            assert result["_via_attributes"]["region"][attribute] == definition
+        second, second_skips = via.read([folder / "out.json"], images, options)
+        assert_same(data, second)
+        assert reasons(skips) == reasons(second_skips)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(projects())
+def test_via_to_coco_to_via_to_coco_keeps_masks(project):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "via.json").write_text(json.dumps(project))
+        images = films(folder, *(e["filename"] for e in project["_via_img_metadata"].values()))
+        options = ReadOptions(class_attribute="Objekte")
+        data, _ = via.read([folder / "via.json"], images, options)
+        coco.write(data, folder / "1.coco.json")
+        write(coco.read(folder / "1.coco.json"), folder / "out.json")
+        coco.write(via.read([folder / "out.json"], images, options)[0], folder / "2.coco.json")
+        first, second = (coco.read(folder / f"{n}.coco.json") for n in (1, 2))
+        assert_same(first, second)
+
+
+def drawn_masks():
+    bits = st.lists(st.lists(st.booleans(), min_size=9, max_size=9), min_size=7, max_size=7)
+    return st.lists(bits, min_size=1, max_size=3)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(drawn_masks(), st.sampled_from([1, 4]), st.data())
+def test_masks_of_any_form_come_back(grids, scale, data):
+    annotations = []
+    for grid in grids:
+        dense = np.zeros(SIZE, dtype=bool)
+        small = np.kron(np.array(grid), np.ones((scale, scale), dtype=bool))
+        small[0, 0] = True
+        dense[5 : 5 + small.shape[0], 9 : 9 + small.shape[1]] = small
+        category = data.draw(st.sampled_from(["lumbar", "cage"]))
+        extra = {"instance": "1"} if data.draw(st.booleans()) else {}
+        annotations.append(Annotation(category, rle.encode(dense), attributes={"score": "0.9", **extra}))
+    with tempfile.TemporaryDirectory() as name:
+        first = dataset(*annotations)
+        assert_same(first, again(first, Path(name)))
+
+
+# What is added, and what is not -------------------------------------------------------------------------------------
+
+
+def test_project_has_what_via_asks_for(tmp_path):
+    data = dataset(Annotation("lumbar", mask()), source={"filename": "a.png", "size": 512})
+    project = written(data, tmp_path)
+    assert list(project["_via_img_metadata"]) == project["_via_image_id_list"] == ["a.png512"]
+    assert project["_via_data_format_version"] == "2.0.10"
+    assert project["_via_settings"]["project"]["name"] == "out"
+    entry = project["_via_img_metadata"]["a.png512"]
+    assert (entry["filename"], entry["size"], entry["file_attributes"]) == ("a.png", 512, {})
+    assert project["_via_attributes"]["region"]["class"] == {
+        "type": "dropdown",
+        "description": "",
+        "options": {name: name for name in CLASSES},
+        "default_options": {},
+    }
+    assert attributes_of(project) == [{"class": "lumbar"}]
+
+
+def test_class_as_the_source_wrote_it_is_left_alone(tmp_path):
+    project = written(dataset(Annotation("lumbar", mask(), attributes={"Objekte": "Lendenwirbel"})), tmp_path)
+    assert attributes_of(project) == [{"Objekte": "Lendenwirbel"}]
+
+
+def test_class_from_a_class_map_is_added_under_a_free_name(tmp_path):
+    data = dataset(Annotation("lumbar", mask(), attributes={"class": "Knochen"}))
+    assert attributes_of(written(data, tmp_path)) == [{"class": "Knochen", "vertinst_class": "lumbar"}]
+    assert_same(data, again(data, tmp_path))
+
+
+def test_unknown_classes_come_back_where_their_attribute_is_named(tmp_path):
+    data = dataset(Annotation("disc", mask()))
+    assert_same(data, again(data, tmp_path, class_attribute="class"))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "expected"),
+    [
+        (Annotation("lumbar", mask(), attributes={"label": "L5"}, named_level="L5"), {"label": "L5"}),
+        (Annotation("lumbar", mask(), named_level="L5"), {"class": "lumbar", "level": "L5"}),
+        (Annotation("lumbar", mask(), attributes={"level": "Th12"}), {"level": "Th12"}),
+        (Annotation("cage", mask(), attributes={"level": "L5"}), {"level": "L5", "class": "cage"}),
+    ],
+)
+def test_level_is_added_only_where_nothing_names_it(tmp_path, annotation, expected):
+    data = dataset(annotation)
+    assert attributes_of(written(data, tmp_path)) == [expected]
+    assert_same(data, again(data, tmp_path))
+
+
+def test_ignore_is_kept(tmp_path):
+    data = dataset(
+        Annotation("lumbar", mask(), ignore=True),
+        Annotation("cage", mask(y=30), ignore=True, attributes={"ignore": "ja"}),
+    )
+    assert [a["ignore"] for a in attributes_of(written(data, tmp_path))] == ["1", "ja"]
+    assert_same(data, again(data, tmp_path))
+
+
+def test_parts_share_an_instance_that_no_other_annotation_has(tmp_path):
+    two = rle.union([mask(), mask(x=40)], SIZE)
+    other = Annotation("lumbar", mask(y=40), attributes={"instance": "1"})
+    clash = Annotation("lumbar", mask(y=50, height=5), attributes={"instance": "1"})
+    data = dataset(Annotation("lumbar", two), other, clash)
+    instances = [a["instance"] for a in attributes_of(written(data, tmp_path))]
+    assert instances == ["2", "2", "1", "3"]
+    assert_same(data, again(data, tmp_path))
+
+
+def test_keypoints_without_a_point_become_points_of_their_instance(tmp_path):
+    data = dataset(Annotation("lumbar", mask(), (box(),), keypoints={"p": (1.5, 2.0), "q": (3.0, 4.0)}, drawn=True))
+    project = written(data, tmp_path)
+    (entry,) = project["_via_img_metadata"].values()
+    assert [r["shape_attributes"]["name"] for r in entry["regions"]] == ["polygon", "point", "point"]
+    assert {r["region_attributes"]["instance"] for r in entry["regions"]} == {"1"}
+    assert_same(data, again(data, tmp_path))
+
+
+def test_mask_wins_over_an_outline_that_covers_more(tmp_path):
+    data = dataset(Annotation("lumbar", mask(width=5), (box(),)))
+    assert_same(data, again(data, tmp_path))
+
+
+def test_what_the_outlines_leave_out_is_added(tmp_path):
+    data = dataset(Annotation("lumbar", rle.union([mask(), mask(x=50)], SIZE), (box(),)))
+    (entry,) = written(data, tmp_path)["_via_img_metadata"].values()
+    assert entry["regions"][0]["shape_attributes"] == box()
+    assert len(entry["regions"]) == 2
+    assert_same(data, again(data, tmp_path))
+
+
+def test_annotation_without_a_pixel_keeps_its_attributes(tmp_path):
+    data = dataset(Annotation("lumbar", rle.empty(SIZE), attributes={"note": "seen"}))
+    assert attributes_of(written(data, tmp_path))[0]["note"] == "seen"
+
+
+def test_unread_regions_are_written_as_they_were(tmp_path):
+    odd = region({"name": "polyline", "all_points_x": [1, 2], "all_points_y": [3, 4]}, note=None)
+    project = written(dataset(unread=(odd,)), tmp_path)
+    assert next(iter(project["_via_img_metadata"].values()))["regions"] == [odd]
+
+
+def test_film_facts_become_attributes_where_none_says_them(tmp_path):
+    data = dataset(
+        patient="P7",
+        view="ap",
+        pixel_spacing_mm=(0.15, 0.2),
+        pixel_spacing_source="PixelSpacing",
+        attributes={"View": "ap", "kV": 70},
+    )
+    (entry,) = written(data, tmp_path)["_via_img_metadata"].values()
+    assert entry["file_attributes"] == {
+        "patient": "P7",
+        "pixel_spacing_mm": "0.15, 0.2",
+        "pixel_spacing_source": "PixelSpacing",
+        "View": "ap",
+        "kV": 70,
+    }
+    assert_same(data, again(data, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("source", "film_path", "expected"),
+    [
+        ("http://host/x/a.png", "", "http://host/x/a.png"),
+        ("http://host/x/a.png", "films", "sub/a.png"),
+        ("other.png", "", "sub/a.png"),
+        (None, "", "sub/a.png"),
+    ],
+)
+def test_names_are_those_by_which_via_finds_the_film(tmp_path, source, film_path, expected):
+    data = dataset(file_name="sub/a.png", source={} if source is None else {"filename": source})
+    project = written(data, tmp_path, film_path=film_path)
+    assert [e["filename"] for e in project["_via_img_metadata"].values()] == [expected]
+    assert project["_via_settings"]["core"]["default_filepath"] == (f"{film_path}/" if film_path else "")
+
+
+def test_films_of_one_source_name_keep_their_own(tmp_path):
+    records = tuple(
+        ImageRecord(n, f"{folder}/a.png", WIDTH, HEIGHT, source={"filename": "a.png"})
+        for n, folder in enumerate("xy", start=1)
+    )
+    project = written(Dataset(CLASSES, records), tmp_path)
+    assert [e["filename"] for e in project["_via_img_metadata"].values()] == ["x/a.png", "y/a.png"]
+
+
+def test_ids_are_unique_where_name_and_size_run_together(tmp_path):
+    records = tuple(
+        ImageRecord(n, name, WIDTH, HEIGHT, source={"filename": name, "size": size})
+        for n, (name, size) in enumerate([("a1", 23), ("a", 123)], start=1)
+    )
+    project = written(Dataset(CLASSES, records), tmp_path)
+    assert project["_via_image_id_list"] == list(project["_via_img_metadata"]) == ["a123", "a123_2"]
+
+
+def test_attributes_without_definition_get_the_type_of_their_values(tmp_path):
+    found = {"signs": {"x": True}, "note": "a", "grade": 3, "void": None}
+    definitions = {"region": {"odd": None, "side": {"type": "radio", "options": {"l": "left"}}}, "file": {}}
+    data = dataset(Annotation("lumbar", mask(), attributes=found), definitions=definitions, attributes={"kV": 70})
+    section = written(data, tmp_path)["_via_attributes"]
+    kinds = {name: d["type"] for name, d in section["region"].items()}
+    assert kinds == {
+        "odd": "text",
+        "side": "radio",
+        "signs": "checkbox",
+        "note": "text",
+        "grade": "text",
+        "void": "text",
+        "class": "dropdown",
+    }
+    assert section["region"]["signs"]["options"] == {"x": "x"}
+    assert section["region"]["side"] == {"type": "radio", "options": {"l": "left"}, "default_options": {}}
+    assert section["file"]["kV"]["type"] == "text"
+
+
+def test_label_shown_is_text_everywhere(tmp_path):
+    """VIA stops drawing at a label that is null or a number."""
+    leveled = [Annotation("cage", mask(y=y), attributes={"level": v}) for y, v in ((5, "L5"), (30, "L4"))]
+    shown = written(dataset(*leveled), tmp_path)["_via_settings"]["ui"]["image"]
+    assert (shown["region_label"], shown["region_color"]) == ("level", "class")
+    numbered = Annotation("cage", mask(), attributes={"level": 5})
+    shown = written(dataset(numbered), tmp_path)["_via_settings"]["ui"]["image"]
+    assert shown["region_label"] == "class"
+
+
+def test_no_film_at_all(tmp_path):
+    assert written(Dataset(CLASSES), tmp_path)["_via_image_id_list"] == []
+
+
+def test_attribute_that_json_cannot_hold_is_refused(tmp_path):
+    with pytest.raises(DataError, match="an attribute cannot be written as JSON"):
+        write(dataset(attributes={"x": math.nan}), tmp_path / "out.json")

@@ -14,8 +14,9 @@ from ._build import build
 from ._class_names import read_class_map
 from ._source import Entry
 from ._via_files import read_entries
+from ._via_project import write
 
-__all__ = ["read", "read_class_map"]
+__all__ = ["read", "read_class_map", "write"]
 
 
 @collector_paused()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vertinst.converters import coco, via
-from vertinst.converters._via_project import write
+from vertinst.converters.via import write
 from vertinst.errors import DataError
 from vertinst.structures import rle
 from vertinst.structures.conversion import ReadOptions

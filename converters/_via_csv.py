@@ -32,6 +32,13 @@ _LINE_END = re.compile(r"\r\n|\n|\r")
 _HEADER = re.compile(r'\s*#?\s*"?filename"?([,;\t])')
 _BARE_ROW = re.compile(r'[^\r\n]*,-?\d*,"\{[^\r\n]*,\d+,\d+,"\{')
 _VIA_3 = re.compile(r"\s*#[^\r\n]*\n(?:#[^\r\n]*\n)*# CSV_HEADER = metadata_id,")
+# Quoted, with quotes doubled or escaped; or plain.
+_INNER = {'"': r'(?:[^"]++|"")*+', "\\": r'(?:[^"\\]++|\\.)*+'}
+_CELL = {
+    (escape, separator): re.compile(rf'(?:"({inner})"|([^{separator}]*+))({separator}|$)')
+    for escape, inner in _INNER.items()
+    for separator in ",;\t"
+}
 _SNIFFED_BYTES = 65_536
 _FIX = "In VIA choose Annotation > Export Annotations (as json), or Project > Save."
 
@@ -128,7 +135,8 @@ def _columns(lines: Sequence[str], separator: str, path: Path) -> list[str]:
 
 def _row(line: str, columns: Sequence[str], separator: str) -> dict[str, Any] | None:
     """Cells by column, those with JSON read; None if they are not as VIA writes them."""
-    for cells in (_cells(line, separator), _cells(line, separator, escape="\\")):
+    for escape in _INNER:
+        cells = _cells(line, separator, escape)
         if len(cells) < len(columns):
             continue
         surplus = len(cells) - len(columns)
@@ -140,21 +148,22 @@ def _row(line: str, columns: Sequence[str], separator: str) -> dict[str, Any] | 
     return None
 
 
-def _cells(line: str, separator: str, escape: str = '"') -> list[tuple[int, int, str]]:
+def _cells(line: str, separator: str, escape: str) -> list[tuple[int, int, str]]:
     """Start, end and text of each cell. A quote that closes before no separator is an ordinary character."""
-    inner = r'(?:[^"]|"")*+' if escape == '"' else r'(?:[^"\\]|\\.)*+'
-    cell = re.compile(rf'(?:"({inner})"|([^{separator}]*+))({separator}|$)')
+    cell = _CELL[escape, separator]
     found, start = [], 0
     while (match := cell.match(line, start)) is not None:
         quoted, plain, end = match.groups()
-        text = (
-            plain if quoted is None else re.sub(r'""' if escape == '"' else r'\\(?=["\\])', _UNQUOTED[escape], quoted)
-        )
+        text = plain if quoted is None else _unquoted(quoted, escape)
         found.append((start, match.start(3), text))
         if not end:
             break
         start = match.end()
     return found
+
+
+def _unquoted(text: str, escape: str) -> str:
+    return text.replace('""', '"') if escape == '"' else re.sub(r'\\(["\\])', r"\1", text)
 
 
 def _json(cell: str) -> dict[str, Any] | None:
@@ -209,6 +218,3 @@ def _doubts(film: _Film, file: str) -> Iterator[Skip]:
 
 def _is_whole(text: str) -> bool:
     return re.fullmatch(r"-?\d{1,15}", text, re.ASCII) is not None
-
-
-_UNQUOTED = {'"': '"', "\\": ""}

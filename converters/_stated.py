@@ -41,6 +41,14 @@ class FilmSizes:
         self._folder = FilmFolder(images, options.known_films) if images is not None else None
         self._as_stored = options.ignore_exif
 
+    def found(self, name: str) -> str:
+        """Name of a film relative to its folder, or the name as it is where there are no films.
+
+        Raises:
+            DataError: The name leads outside of the folder.
+        """
+        return (self._folder.find(name) if self._folder is not None else None) or name
+
     def of(self, entry: Entry) -> tuple[int, int] | None:
         """(height, width) px of the film where it is at hand, else as its entry states it, else None.
 

@@ -53,5 +53,11 @@ def integer(dataset: Dataset, keyword: str, *, signed: bool = False) -> int | No
 
 
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:
-    """Items of a sequence; none where it is missing."""
-    return list(dataset[keyword].value or ()) if keyword in dataset else []
+    """Items of a sequence; none where it is missing or none that can be read."""
+    if keyword not in dataset:
+        return []
+    try:
+        return [item for item in dataset[keyword].value or () if isinstance(item, Dataset)]
+    except Exception:
+        # pydicom raises of many kinds. A film without its table is still a film.
+        return []

@@ -181,7 +181,8 @@ def _array(content: bytes, layout: Layout, **changed: Any) -> npt.NDArray[np.uin
         **changed,
     }
     array, _ = get_decoder(facts.pop("syntax")).as_array(content, **facts)
-    return array.view(np.uint8 if array.dtype.itemsize == 1 else np.uint16)
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return native.view(np.uint8 if native.dtype.itemsize == 1 else np.uint16)
 
 
 def _decompress(frame: bytes, layout: Layout) -> npt.NDArray[np.uint8 | np.uint16]:

@@ -295,6 +295,9 @@ def _decode(path: Path, orientation: int) -> tuple[npt.NDArray[np.uint8 | np.uin
                 if deep is not None:
                     return deep, False
             return np.asarray(image.convert("RGB")), is_turned
+    except Image.DecompressionBombError as error:
+        # One strip or tile of a TIFF, which Pillow holds against its own limit.
+        raise DataError("film is too large for one strip", where=path, fix="Export it as PNG.") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise DataError(
             f"film is broken or cut short ({error})", where=path, fix="Copy or export the film again."

@@ -46,50 +46,52 @@ def read_via3(content: Mapping[str, Any], path: Path) -> tuple[list[Entry], list
         DataError: There are files in it, and none is an image.
     """
     files, views = _section(content, "file"), _section(content, "view")
-    skips = []
-    images = {}
-    for fid in _order(content, files, views):
-        file = files[fid]
-        name = file.get("fname") or file.get("src")
-        if file.get("type", _IMAGE) != _IMAGE:
-            kind = _KINDS.get(file["type"], "no image") if isinstance(file["type"], int) else "no image"
-            skips.append(Skip(str(path), _shown(name), None, f"is {kind}: left out"))
-        elif not isinstance(name, str) or not name.strip():
-            skips.append(Skip(str(path), tidy(fid), None, "entry has no file name: left out"))
-        else:
-            images[fid] = file
-    if files and not images:
+    if files and all(file.get("type", _IMAGE) != _IMAGE for file in files.values()):
         raise DataError(
             "is a VIA 3 project without images", where=path, fix="Only images can be read, no video and no sound."
         )
+    skips: list[Skip] = []
+    images = _images({fid: files[fid] for fid in _order(content, files, views)}, path, skips)
     attributes = _Attributes(_section(content, "attribute"))
     regions: dict[str, list[Region]] = {fid: [] for fid in images}
     own: dict[str, dict[str, Any]] = {fid: {} for fid in images}
     for identity, record in _section(content, "metadata").items():
         fids = _fids(views.get(str(record.get("vid")), {}))
-        if len(fids) != 1 or fids[0] not in images:
-            skips += _elsewhere(path, identity, fids, files)
-            continue
-        (fid,) = fids
-        name = str(images[fid].get("fname") or images[fid].get("src"))
         numbers, values = record.get("xy"), record.get("av")
-        if record.get("z"):
-            skips.append(Skip(str(path), name, None, f"{tidy(identity)} is a segment in time, not a region: left out"))
+        if len(fids) != 1 or fids[0] not in images:
+            skips.append(_of_no_image(path, identity, fids, files))
+        elif record.get("z"):
+            reason = f"{tidy(identity)} is a segment in time, not a region: left out"
+            skips.append(Skip(str(path), images[fids[0]], None, reason))
         elif numbers:
-            number = len(regions[fid])
-            regions[fid].append(Region(number, as_shape(numbers), attributes.named("region", values)))
+            named = attributes.named("region", values)
+            regions[fids[0]].append(Region(len(regions[fids[0]]), as_shape(numbers), named))
         else:
-            named = attributes.named("file", values)
-            if any(n in own[fid] and own[fid][n] != v for n, v in named.items()):
+            named, known = attributes.named("file", values), own[fids[0]]
+            if any(name in known and known[name] != value for name, value in named.items()):
                 reason = "has an attribute twice: the last taken"
-                skips.append(Skip(str(path), name, None, reason, repaired=True))
-            own[fid] |= named
-    names = _names(images)
+                skips.append(Skip(str(path), images[fids[0]], None, reason, repaired=True))
+            known |= named
     entries = [
-        Entry(str(path), names[fid], own[fid], tuple(regions[fid]), attributes.options, _source(images[fid]))
-        for fid in images
+        Entry(str(path), name, own[fid], tuple(regions[fid]), attributes.options, _source(files[fid]))
+        for fid, name in images.items()
     ]
     return entries, skips
+
+
+def _images(files: Mapping[str, Mapping[str, Any]], path: Path, skips: list[Skip]) -> dict[str, str]:
+    """Names of the images by id; files of other kinds and without a name are listed."""
+    images = {}
+    for fid, file in files.items():
+        name, kind = file.get("fname") or file.get("src"), file.get("type", _IMAGE)
+        if kind != _IMAGE:
+            what = _KINDS.get(kind, "no image") if isinstance(kind, int) else "no image"
+            skips.append(Skip(str(path), _shown(name), None, f"is {what}: left out"))
+        elif not isinstance(name, str) or not name.strip():
+            skips.append(Skip(str(path), tidy(fid), None, "entry has no file name: left out"))
+        else:
+            images[fid] = _film_name(name, file.get("src"))
+    return images
 
 
 class _Attributes:
@@ -102,7 +104,7 @@ class _Attributes:
         labels: dict[str, dict[str, dict[str, str]]] = {"region": {}, "file": {}}
         for aid, raw in section.items():
             kind = "region" if re.search("XY[1-9N]", str(raw.get("anchor_id"))) else "file"
-            name = self._name(kind, aid, raw.get("aname"))
+            name = self._names[kind][aid] = self._name(kind, aid, raw.get("aname"))
             self._types[aid] = _TYPES.get(raw["type"]) if isinstance(raw.get("type"), int) else None
             choices = raw.get("options")
             choices = {str(k): tidy(v) for k, v in choices.items()} if isinstance(choices, dict) else {}
@@ -114,23 +116,22 @@ class _Attributes:
 
     def _name(self, kind: str, aid: str, wanted: Any) -> str:
         text = tidy(wanted) if isinstance(wanted, str) and wanted.strip() else f"attribute {aid}"
-        taken = set(self._names[kind].values())
-        name = text if text not in taken else f"{text} ({aid})"
-        # An id counts for both kinds: people attach what they meant for regions to films, too.
-        for names in self._names.values():
-            names.setdefault(aid, name)
-        return name
+        return text if text not in self._names[kind].values() else f"{text} ({aid})"
 
     def named(self, kind: str, values: Any) -> dict[str, Any]:
         """Values by name; those of attributes that were deleted, by their id."""
         if not isinstance(values, dict):
             return {}
-        return {
-            self._names[kind].get(aid, tidy(aid)): _ticks(tidy(value))
-            if self._types.get(aid) == _CHECKBOX
-            else tidy(value)
-            for aid, value in values.items()
-        }
+        result: dict[str, Any] = {}
+        for aid, value in values.items():
+            # People attach what they defined for regions to films too, and the other way round.
+            name = next((names[aid] for names in self._both(kind) if aid in names), tidy(aid))
+            name = name if name not in result else f"{name} ({tidy(aid)})"
+            result[name] = _ticks(tidy(value)) if self._types.get(aid) == _CHECKBOX else tidy(value)
+        return result
+
+    def _both(self, kind: str) -> tuple[dict[str, str], dict[str, str]]:
+        return self._names[kind], self._names["file" if kind == "region" else "region"]
 
 
 def _definition(raw: Mapping[str, Any], kind: str, choices: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,26 +168,22 @@ def _fids(view: Mapping[str, Any]) -> list[str]:
     return [str(fid) for fid in fids if isinstance(fid, int | str)] if isinstance(fids, list) else []
 
 
-def _elsewhere(path: Path, identity: str, fids: list[str], files: Mapping[str, Mapping[str, Any]]) -> list[Skip]:
+def _of_no_image(path: Path, identity: str, fids: list[str], files: Mapping[str, Mapping[str, Any]]) -> Skip:
     if len(fids) > 1:
         reason = f"{tidy(identity)} belongs to {len(fids)} files together: left out"
     elif fids and fids[0] in files:
         reason = f"{tidy(identity)} belongs to a file that is no image: left out"
     else:
         reason = f"{tidy(identity)} belongs to no file: left out"
-    name = files.get(fids[0], {}).get("fname") if fids else ""
-    return [Skip(str(path), _shown(name), None, reason)]
+    return Skip(str(path), _shown(files.get(fids[0], {}).get("fname") if fids else ""), None, reason)
 
 
-def _names(images: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Names under which the images are looked for: with their folders, where the project has them."""
-    result = {}
-    for fid, file in images.items():
-        name, source = file.get("fname"), file.get("src")
-        parts = source.replace("\\", "/").split("/") if isinstance(source, str) else [""]
-        relative = isinstance(source, str) and not _ABSOLUTE.match(source) and ".." not in parts
-        result[fid] = str(source if relative and parts[-1] and (not name or parts[-1] == name) else name or source)
-    return result
+def _film_name(name: str, source: Any) -> str:
+    """Name under which an image is looked for: with its folders, where the project has them."""
+    if not isinstance(source, str) or _ABSOLUTE.match(source):
+        return name
+    parts = source.replace("\\", "/").split("/")
+    return source if parts[-1] == name and ".." not in parts else name
 
 
 def _source(file: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,19 +37,19 @@ def ordinary_masks(shapes: Sequence[Mapping[str, Any]], image_size: tuple[int, i
     masks: list[Rle | None] = [None] * len(shapes)
     most = int(MAX_OUTLINE_PX / max(image_size))
     columns = {n: c for n, shape in enumerate(shapes) if (c := _columns(shape, most)) is not None}
-    points = _points(list(columns.values()))
-    if points is None:
+    coordinates = _coordinates(list(columns.values()))
+    if coordinates is None:
         return masks
-    limits = [min(side, MAX_COORDINATE_PX) for side in reversed(image_size)]
+    points = coordinates.T.copy()
     lengths = np.array([len(x) for x, _ in columns.values()])
     starts = np.cumsum(lengths) - lengths
-    fits = np.logical_and.reduceat(((points >= 0) & (points <= limits)).all(axis=1), starts)
-    fits[fits] = _valid(points[np.repeat(fits, lengths)], lengths[fits])
-    chosen = [points[start : start + n] for start, n in zip(starts[fits], lengths[fits], strict=True)]
-    drawn = rle_masks.draw_each(chosen, image_size)
-    numbers = np.array(list(columns))[fits].tolist()
-    for number, mask, area in zip(numbers, drawn, rle_masks.areas(drawn).tolist(), strict=True):
-        masks[number] = mask if area else None
+    fits = _on_film(coordinates, starts, image_size)
+    fits[fits] = _valid(points if fits.all() else points[np.repeat(fits, lengths)], lengths[fits])
+    chosen = [(n, start, start + v) for n, start, v, fit in zip(columns, starts, lengths, fits, strict=True) if fit]
+    drawn = rle_masks.draw_each([points[start:end] for _, start, end in chosen], image_size)
+    nothing = rle_masks.empty(image_size)["counts"]
+    for (number, _, _), mask in zip(chosen, drawn, strict=True):
+        masks[number] = mask if mask["counts"] != nothing else None
     return masks
 
 
@@ -65,16 +65,26 @@ def _columns(shape: Mapping[str, Any], most: int) -> tuple[Column, Column] | Non
     return x, y
 
 
-def _points(columns: Sequence[tuple[Column, Column]]) -> npt.NDArray[np.float64] | None:
-    """All points (V, 2) xy; None if there is none, or anything but a number among them."""
+def _coordinates(columns: Sequence[tuple[Column, Column]]) -> npt.NDArray[np.float64] | None:
+    """All x and all y (2, V); None if there is none, or anything but a number among them."""
     x, y = (list(chain.from_iterable(values)) for values in zip(*columns, strict=True)) if columns else ([], [])
     if not x or not set(map(type, chain(x, y))) <= {int, float}:
         return None
     try:
-        return np.array([x, y], dtype=np.float64).T
+        return np.array([x, y], dtype=np.float64)
     except OverflowError:
         # An integer of hundreds of digits.
         return None
+
+
+def _on_film(
+    coordinates: npt.NDArray[np.float64], starts: npt.NDArray[np.int64], image_size: tuple[int, int]
+) -> npt.NDArray[np.bool_]:
+    """Whether each polygon lies wholly on the film; NaN and infinity do not."""
+    limits = np.array([[min(side, MAX_COORDINATE_PX)] for side in reversed(image_size)])
+    if coordinates.min() >= 0 and (coordinates.max(axis=1, keepdims=True) <= limits).all():
+        return np.ones(len(starts), dtype=np.bool_)
+    return np.logical_and.reduceat(((coordinates >= 0) & (coordinates <= limits)).all(axis=0), starts)
 
 
 def _valid(points: npt.NDArray[np.float64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

@@ -166,6 +166,8 @@ def _distributions(dataset: Dataset, measures: Measures) -> dict[str, Any]:
     film_edges = np.arange(top + 1.0) if top <= 60 else np.linspace(0, top, 41).round()
     first, second = measures.pairs.T
     same = measures.category[first] == measures.category[second]
+    # Whole numbers lie in the middle of their bins.
+    film_edges -= 0.5
     overlap_edges = np.linspace(0, 1, 21)
     return {
         "area_share": _logarithmic(measures.area_share, seen),

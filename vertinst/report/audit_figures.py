@@ -96,7 +96,9 @@ def _draw(axis: _Axis, edges: list[float], counts: Mapping[str, list[int]], them
         frame(axes, axis.x, axis.y, INK[theme])
         if axis.logarithmic:
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+            # Labels side by side, whatever the range.
+            steps = (1, 2, 5) if edges[-1] < 100 * edges[0] else (1,)
+            axes.xaxis.set_major_locator(LogLocator(subs=steps, numticks=12))
             axes.xaxis.set_minor_formatter(lambda value, _: "")
             axes.xaxis.set_major_formatter(FuncFormatter(_percent if axis.percent else _plain))
         elif axis.percent:

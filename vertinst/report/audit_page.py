@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import zip_longest
@@ -21,6 +22,7 @@ __all__ = ["SHOWN_INSTANCES", "write_audit"]
 
 SHOWN_SKIPS = 500
 SHOWN_INSTANCES = 60
+SHOWN_PER_FILM = 4
 SHOWN_FILMS = 200
 SHOWN_GROUPS, PICTURED_GROUPS = 100, 8
 SHOWN_CLASSES = 100
@@ -113,6 +115,8 @@ def _contents(
 def choose(instances: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> list[Mapping[str, Any]]:
     """The instances to show: of each kind in turn, the gravest kinds and within them the strongest first.
 
+    Where there are too many, a film of which `SHOWN_PER_FILM` were chosen waits until the others had their turn.
+
     Args:
         instances: As the audit lists them; each counts as of the gravest of its kinds.
         kinds: From the gravest.
@@ -122,8 +126,14 @@ def choose(instances: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> list
         first = min(entry["reasons"], key=lambda reason: kinds.index(reason["kind"]))
         lists[first["kind"]].append((first["strength"], entry))
     ranked = [sorted(entries, key=lambda pair: -pair[0]) for entries in lists.values()]
-    turns = (pair for turn in zip_longest(*ranked) for pair in turn if pair is not None)
-    return [entry for _, (_, entry) in zip(range(SHOWN_INSTANCES), turns, strict=False)]
+    turns = [pair[1] for turn in zip_longest(*ranked) for pair in turn if pair is not None]
+    taken: Counter[str] = Counter()
+    chosen: list[Mapping[str, Any]] = []
+    waiting: list[Mapping[str, Any]] = []
+    for entry in turns:
+        (chosen if taken[entry["image"]] < SHOWN_PER_FILM else waiting).append(entry)
+        taken[entry["image"]] += 1
+    return [*chosen, *waiting][:SHOWN_INSTANCES]
 
 
 def _cards(

@@ -1,4 +1,4 @@
-"""VIA in: exports and projects of VGG Image Annotator 1 and 2 (Dutta & Zisserman 2019, doi 10.1145/3343031.3350535)."""
+"""VIA in and out: all versions of VGG Image Annotator (Dutta & Zisserman 2019, doi 10.1145/3343031.3350535)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read(
 ) -> tuple[Dataset, tuple[Skip, ...]]:
     """Read VIA files as one data set.
 
-    Annotation exports and projects of VIA 2 and exports of VIA 1 are told apart by what they hold.
+    Annotation exports (JSON and CSV) of VIA 1 and 2 and projects of VIA 2 and 3 are told apart by what they hold.
 
     Args:
         paths: VIA files; several are merged.
@@ -42,7 +42,8 @@ def read(
 
     Raises:
         DataError: A file or film is missing or cannot be read, a name leads outside of `images`, the class cannot be
-            found, or there is no film at all.
+            found, no region or film has an attribute that was asked for, or there is no film at all.
+        ConfigError: The line width is not positive, or the patient pattern is no regular expression.
     """
     skips: list[Skip] = []
     entries: list[Entry] = []

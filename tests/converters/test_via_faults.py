@@ -11,6 +11,7 @@ from PIL import Image
 from vertinst.converters import via
 from vertinst.errors import DataError
 from vertinst.structures import rle
+from vertinst.structures.conversion import ReadOptions
 
 SIZE = (40, 50)
 
@@ -30,10 +31,10 @@ def polygon(xs, ys):
 GOOD = {"shape_attributes": polygon([1, 9, 9], [1, 1, 9]), "region_attributes": {"label": "rod"}}
 
 
-def read(films, *regions):
+def read(films, *regions, **options):
     path = films.parent / "via.json"
     path.write_text(json.dumps({"a.png1": {"filename": "a.png", "size": -1, "regions": list(regions)}}))
-    return via.read([path], films)
+    return via.read([path], films, ReadOptions(**options))
 
 
 def read_shape(films, shape):
@@ -246,7 +247,7 @@ json_values = st.recursive(
 shapes = st.fixed_dictionaries(
     {},
     optional={
-        "name": st.sampled_from(["polygon", "rect", "circle", "ellipse", "point"]) | json_values,
+        "name": st.sampled_from(["polygon", "rect", "circle", "ellipse", "point", "polyline"]) | json_values,
         **{key: st.lists(st.integers(-10, 60) | st.floats(), max_size=8) for key in ("all_points_x", "all_points_y")},
         **{
             key: st.floats() | st.integers(-99, 99) | json_values
@@ -257,13 +258,14 @@ shapes = st.fixed_dictionaries(
 
 
 @settings(max_examples=80, deadline=None)
-@given(drawn=st.lists(st.tuples(shapes, json_values), max_size=5))
-def test_every_region_is_either_an_annotation_or_listed(tmp_path_factory, drawn):
+@given(drawn=st.lists(st.tuples(shapes, json_values), max_size=5), width=st.none() | st.floats(0.5, 20))
+def test_every_region_is_either_an_annotation_or_listed(tmp_path_factory, drawn, width):
     folder = tmp_path_factory.mktemp("via") / "films"
     folder.mkdir()
     Image.new("L", (SIZE[1], SIZE[0])).save(folder / "a.png")
     regions = [{"shape_attributes": s, "region_attributes": {"label": "rod", "other": v}} for s, v in drawn]
-    dataset, skips = read(folder, GOOD, *regions)
+    dataset, skips = read(folder, GOOD, *regions, line_width_px=width)
     lost = {s.region for s in skips if not s.repaired}
     assert len(dataset.images[0].annotations) + len(lost) == 1 + len(regions)
+    assert len(dataset.images[0].unread) == len(lost)
     assert all(rle.area(a.mask) > 0 for a in dataset.images[0].annotations)

@@ -125,7 +125,18 @@ def runs(rle: Rle) -> npt.NDArray[np.int64]:
 
 
 def _from_runs(lengths: npt.NDArray[np.int64], image_size: tuple[int, int]) -> Rle:
+    if (lengths[1:] == 0).any():
+        lengths = _without_empty(lengths)
     return dict(coco_mask.frPyObjects({"size": list(image_size), "counts": lengths.tolist()}, *image_size))
+
+
+def _without_empty(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The same runs in their only form: pycocotools' set operations write past their memory where a run is empty."""
+    kept = np.flatnonzero(lengths)
+    inside = kept % 2
+    starts = np.flatnonzero(np.diff(inside, prepend=-1))
+    joined = np.add.reduceat(lengths[kept], starts)
+    return np.concatenate([np.zeros(1, dtype=np.int64), joined]) if inside[0] else joined
 
 
 def from_coco(segmentation: Any, image_size: Sequence[int]) -> Rle:
@@ -336,7 +347,7 @@ def paste(patch: npt.NDArray[np.bool_], top: int, left: int, image_size: Sequenc
     columns_first[:, 1:-1] = patch.T
     column, row = np.nonzero(np.diff(columns_first, axis=1))
     # Positions where the value changes, in the column order of the full image; runs that touch across columns
-    # would have length 0 between them, which the encoding allows.
+    # have length 0 between them.
     edges = (column + left).astype(np.int64) * height + row + top
     lengths = np.diff(edges, prepend=0, append=height * width)
     return _from_runs(lengths, (height, width))

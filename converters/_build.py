@@ -139,6 +139,10 @@ def _record(
     attributes, labels = _film_attributes(entries, skips)
     fields, fault = film_fields(attributes, labels)
     fields["patient"] = patients.read(file_name, attributes, labels, fields["patient"])
+    if fields["pixel_spacing_mm"] is None and header is not None:
+        # What the annotators wrote wins over the film's own header.
+        fields["pixel_spacing_mm"] = header.pixel_spacing_mm
+        fields["pixel_spacing_source"] = header.pixel_spacing_source
     if fault is not None:
         skips.append(Skip(entries[0].file, entries[0].name, None, fault))
     annotations, loose = unite(parts, image_size, repeats.homes)

@@ -167,17 +167,27 @@ def _size(
     file_name: str, entries: Sequence[Entry], header: FilmHeader | None, skips: list[Skip], *, ignore_exif: bool
 ) -> tuple[int, int]:
     """(height, width) of the film itself, or as its entries state it where there are no films."""
-    stated = next((e for e in entries if e.size is not None), None)
-    if header is None:
-        if stated is None or stated.size is None:
-            raise DataError("the file states no size", where=file_name, fix="Give the folder of the films: --images.")
-        return rle_masks.check_size(stated.size)
-    annotated = (header.height, header.width) if ignore_exif else header.image_size
-    if stated is not None and stated.size not in (None, annotated):
-        height, width = annotated
-        reason = f"film is {width} x {height} px, the file says otherwise: the film's own size taken"
-        skips.append(Skip(stated.file, stated.name, None, reason, repaired=True))
-    return header.image_size
+    stated = [entry for entry in entries if entry.size is not None]
+    if header is not None:
+        taken, size = header.image_size, (header.height, header.width) if ignore_exif else header.image_size
+        whose = "film's own size"
+    else:
+        taken = size = _stated(file_name, stated)
+        whose = "first size"
+    for entry in stated:
+        if entry.size != size:
+            reason = f"film is {size[1]} x {size[0]} px, the file says otherwise: the {whose} taken"
+            skips.append(Skip(entry.file, entry.name, None, reason, repaired=True))
+    return taken
+
+
+def _stated(file_name: str, entries: Sequence[Entry]) -> tuple[int, int]:
+    if not entries or entries[0].size is None:
+        raise DataError("the file states no size", where=file_name, fix="Give the folder of the films: --images.")
+    try:
+        return rle_masks.check_size(entries[0].size)
+    except DataError as error:
+        raise DataError(error.message, where=file_name, fix=error.fix) from error
 
 
 def _turned(entry: Entry, header: FilmHeader, skips: list[Skip]) -> Entry:

@@ -184,8 +184,15 @@ def test_what_is_left_out_stays_readable():
 
 @pytest.mark.parametrize("size", [None, (0, 5), (10**6, 10**6)])
 def test_sizes_without_films_are_needed_and_checked(size):
-    with pytest.raises(DataError, match=r"the file states no size|image size must be at least"):
+    with pytest.raises(DataError, match=r"a\.png: (the file states no size|image size must be at least)"):
         built(entry((box(), {}), size=size))
+
+
+def test_of_two_stated_sizes_the_first_is_taken():
+    dataset, (skip,) = built(entry((box(), {})), entry((box(1, 1), {}), size=(30, 30), file="y.json"))
+    assert dataset.images[0].image_size == SIZE
+    assert (skip.file, skip.repaired) == ("y.json", True)
+    assert skip.reason.endswith("the first size taken")
 
 
 def test_a_stated_size_that_is_wrong_is_listed(tmp_path):

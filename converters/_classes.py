@@ -14,7 +14,11 @@ from ._class_names import ClassNames
 from ._shapes import RegionFault
 from ._source import Entry, Options
 
-__all__ = ["ClassReader", "choose_classes", "require_instances", "ticked", "truth"]
+__all__ = ["CLASS_NOTE", "ClassReader", "choose_classes", "require_instances", "ticked", "truth"]
+
+CLASS_NOTE = "class of the annotation, as vertinst wrote it"
+"""Description of the dropdown that our own projects hold the class in: its options are the classes, whatever they are
+called."""
 
 # Searched in turn: whichever group holds a fitting attribute decides. Names that usually mean something else come last.
 _USUAL = frozenset(
@@ -78,7 +82,8 @@ def choose_classes(
     of the class map, of ours, an alias, or the name of a level. Attributes with usual names (class, Objekte, label,
     type, name ...) are looked at first, then all others, and only then `level`. With `requested`, if none of its
     values is known and there is no class map, every value becomes a class of its own; if some are known, regions with
-    other values are skipped.
+    other values are skipped. In projects that we wrote, the attribute that we put the class in goes before all others,
+    and its options are classes as they stand.
 
     Raises:
         DataError: No attribute fits, several do, the requested one does not exist, or no region has a known class.
@@ -88,6 +93,9 @@ def choose_classes(
     if not regions:
         return ClassReader(requested, names)
     present = dict.fromkeys(name for attributes, _ in regions for name in attributes)
+    declared, classes = _declared(entries)
+    if declared is not None and requested in (None, declared):
+        return ClassReader(declared, ClassNames({**classes, **names.user_map}))
     if requested is not None:
         return _requested(requested, regions, names, present)
     known, filled = _count(regions, names)
@@ -104,6 +112,21 @@ def choose_classes(
     if names.find("") is not None and not present:
         return ClassReader(None, names)
     raise _nothing_fits(present)
+
+
+def _declared(entries: Iterable[Entry]) -> tuple[str | None, dict[str, str | None]]:
+    """The attribute that we wrote the class to, in all files that have regions, and its options' ids and labels."""
+    sections = {id(e.options): e.options.definitions.get("region", {}) for e in entries if e.regions}
+    found = [
+        [(name, d) for name, d in section.items() if isinstance(d, Mapping) and d.get("description") == CLASS_NOTE]
+        for section in sections.values()
+    ]
+    names = {name for declared in found for name, _ in declared}
+    if len(names) != 1 or any(len(declared) != 1 for declared in found):
+        return None, {}
+    options = [d["options"] for declared in found for _, d in declared if isinstance(d.get("options"), Mapping)]
+    labels = [(str(key), str(label).strip() or str(key)) for o in options for key, label in o.items()]
+    return names.pop(), {text: label for key, label in labels for text in (key, label) if text.strip()}
 
 
 def require_instances(entries: Sequence[Entry], attribute: str | None) -> None:

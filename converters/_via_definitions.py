@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["choose", "complete", "define_choice"]
+from ._classes import CLASS_NOTE
+
+__all__ = ["choose", "complete", "define_classes"]
 
 _CHOICES = ("dropdown", "radio", "checkbox", "image")
 
@@ -38,9 +40,13 @@ def complete(section: Mapping[str, Any], found: Iterable[Mapping[str, Any]]) -> 
     return result
 
 
-def define_choice(section: dict[str, dict[str, Any]], name: str, options: Iterable[str]) -> None:
-    """Define a dropdown whose options are called as their ids."""
-    section[name] = {**_of_type("dropdown"), "options": {option: option for option in options}}
+def define_classes(section: dict[str, dict[str, Any]], name: str, categories: Iterable[str]) -> None:
+    """Define the dropdown that holds the class, so that it is known for ours when it is read again."""
+    for definition in section.values():
+        if definition.get("description") == CLASS_NOTE:
+            definition["description"] = ""
+    options = {category: category for category in categories}
+    section[name] = {**_of_type("dropdown"), "description": CLASS_NOTE, "options": options}
 
 
 def choose(section: dict[str, dict[str, Any]], name: str, text: str) -> Any:

@@ -29,8 +29,8 @@ def write(dataset: Dataset, path: Path, *, film_path: str = "") -> None:
     annotation, and patient, view and pixel spacing of films. Masks without outlines become polygons that cover exactly
     the same pixels; VIA has no holes, so that a mask with holes is cut through them into parts of one instance.
 
-    Where the class is not one of ours, or the class came from a class map, reading again needs `--class-attribute`
-    or the class map as before.
+    The dropdown is known for ours when the project is read again, whatever its classes are called; VIA's annotation
+    exports hold no definitions, so that classes that are not ours need `--class-attribute` there.
 
     Args:
         dataset: Possibly without films.

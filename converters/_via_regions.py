@@ -141,7 +141,7 @@ def class_attribute(dataset: Dataset, films: Sequence[Film], section: Section) -
             return _complete(lacking, reader, films, section)
     taken = present.keys() | section.keys()
     name = next(n for n in ("class", *(f"vertinst_class{n or ''}" for n in range(len(taken) + 1))) if n not in taken)
-    definitions.define_choice(section, name, dataset.categories)
+    definitions.define_classes(section, name, dataset.categories)
     for category, part in regions:
         part.attributes[name] = category
     options = _options(section)
@@ -185,7 +185,7 @@ def _options(section: Section) -> Options:
         for name, d in section.items()
         if isinstance(d.get("options"), Mapping)
     }
-    return Options(region=labels)
+    return Options(region=labels, definitions={"region": section})
 
 
 def _reads_as(category: str, part: Part, reader: ClassReader, options: Options) -> bool:

@@ -15,6 +15,7 @@ from vertinst.structures.spine import Implant, Vertebra
 
 from ._films import FilmFolder
 from ._patients import PatientReader
+from ._via_definitions import define_classes
 
 __all__ = ["read"]
 
@@ -70,9 +71,9 @@ def read(
 def _definitions(categories: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Of the region attributes, as VIA writes them: in this order its editor shows them."""
     text = {"type": "text", "description": "", "default_value": ""}
-    options = {name: name for name in categories}
-    choice = {"type": "dropdown", "description": "", "options": options, "default_options": {}}
-    return {"class": choice, "level": dict(text), "score": dict(text)}
+    section: dict[str, dict[str, Any]] = {}
+    define_classes(section, "class", categories)
+    return {**section, "level": dict(text), "score": dict(text)}
 
 
 def _record(number: int, result: FilmResult, folder: FilmFolder | None, patients: PatientReader) -> ImageRecord:

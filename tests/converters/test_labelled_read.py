@@ -105,7 +105,7 @@ def test_classes_of_another_model(tmp_path):
     data, _ = labelled.read([results(tmp_path, content=content)], tmp_path / "films")
     assert data.categories == ("bolt", "hook")
     via.write(data, tmp_path / "via.json")
-    again, _ = via.read([tmp_path / "via.json"], tmp_path / "films", ReadOptions(class_attribute="class"))
+    again, _ = via.read([tmp_path / "via.json"], tmp_path / "films")
     assert [a.category for a in again.images[0].annotations] == ["hook", "bolt"]
 
 

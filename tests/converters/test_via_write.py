@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vertinst.converters import coco, via
+from vertinst.converters._classes import CLASS_NOTE
 from vertinst.converters.via import write
 from vertinst.errors import DataError
 from vertinst.structures import rle
@@ -253,7 +254,7 @@ def test_project_has_what_via_asks_for(tmp_path):
     assert (entry["filename"], entry["size"], entry["file_attributes"]) == ("a.png", 512, {})
     assert project["_via_attributes"]["region"]["class"] == {
         "type": "dropdown",
-        "description": "",
+        "description": CLASS_NOTE,
         "options": {name: name for name in CLASSES},
         "default_options": {},
     }
@@ -271,9 +272,32 @@ def test_class_from_a_class_map_is_added_under_a_free_name(tmp_path):
     assert_same(data, again(data, tmp_path))
 
 
-def test_unknown_classes_come_back_where_their_attribute_is_named(tmp_path):
-    data = dataset(Annotation("disc", mask()))
-    assert_same(data, again(data, tmp_path, class_attribute="class"))
+@pytest.mark.parametrize("options", [{}, {"class_attribute": "class"}])
+def test_any_classes_come_back(tmp_path, options):
+    data = dataset(*(Annotation(c, mask(y=y)) for c, y in (("disc", 5), ("lumbar", 20), ("Wirbel", 35))))
+    assert_same(data, again(data, tmp_path, **options))
+    assert again(again(data, tmp_path), tmp_path).categories == data.categories
+
+
+def test_class_map_wins_over_our_classes(tmp_path):
+    data = dataset(Annotation("disc", mask()), Annotation("lumbar", mask(y=30)))
+    found = again(data, tmp_path, class_map={"disc": "cage"})
+    assert [a.category for a in found.images[0].annotations] == ["cage", "lumbar"]
+    assert_same(found, again(found, tmp_path))
+
+
+def test_attribute_that_is_blank_here_and_there_is_completed(tmp_path):
+    definition = {"type": "dropdown", "options": {"1": "LWK", "2": "Stab"}}
+    data = dataset(
+        Annotation("lumbar", mask(), attributes={"Objekte": "1"}),
+        Annotation("rod", mask(y=25), attributes={"Objekte": ""}),
+        Annotation("cage", mask(y=40)),
+        definitions={"region": {"Objekte": definition}},
+    )
+    project = written(data, tmp_path)
+    assert attributes_of(project) == [{"Objekte": "1"}, {"Objekte": "2"}, {"Objekte": "cage"}]
+    assert project["_via_attributes"]["region"]["Objekte"]["options"] == {"1": "LWK", "2": "Stab", "cage": "cage"}
+    assert_same(data, again(data, tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,11 @@ __all__ = ["Definitions", "unite_definitions"]
 
 Definitions = dict[str, dict[str, Any]]
 _Renamed = dict[str, dict[str, str]]
+_Counts = Counter[tuple[str, str, str]]
 _KINDS = ("region", "file")
+_HOLDERS = {"region": "regions", "file": "films"}
+_REWRITTEN = "mean something else in an earlier file: rewritten"
+_BORROWED = "are not explained in this file: read as another file defines them"
 
 
 def unite_definitions(entries: Sequence[Entry]) -> tuple[list[Entry], Definitions, list[Skip]]:
@@ -22,15 +27,15 @@ def unite_definitions(entries: Sequence[Entry]) -> tuple[list[Entry], Definition
 
     Options are joined under the ids of the first file that defines the attribute. Where a later file's id stands for
     another label, its values are rewritten to the id that has this label already, or else to a new one, which is the
-    label itself. Where the first file has the attribute as text, the later file's ids become their labels. A file
-    without definitions (exports, CSV) is left as it is: what its values stand for is not said.
+    label itself. Where the first file has the attribute as text, the later file's ids become their labels. The ids of
+    a file without any definitions (exports, CSV) are read as the other files define them, and that is listed.
 
     Args:
         entries: In the order of the files.
 
     Returns:
         The films, with values and labels changed where need was; the definitions of all files, as VIA 2 writes
-        `_via_attributes`; and a list of the files and attributes whose values were rewritten.
+        `_via_attributes`; and a list of the files and attributes whose values were rewritten or read so.
     """
     united: Definitions = {}
     labels: dict[str, dict[str, dict[str, str]]] = {kind: {} for kind in _KINDS}
@@ -39,11 +44,18 @@ def unite_definitions(entries: Sequence[Entry]) -> tuple[list[Entry], Definition
         renamed = {kind: _join(kind, options, united, labels) for kind in _KINDS}
         if any(renamed.values()):
             changes[id(options)] = renamed, _relabelled(options, renamed)
-    result, counts = [], dict[tuple[str, str, str], int]()
+    result, rewritten, borrowed = [], _Counts(), _Counts()
+    shared = Options(labels["region"], labels["file"])
     for entry in entries:
         change = changes.get(id(entry.options))
-        result.append(entry if change is None else _rewritten(entry, *change, counts))
-    return result, united, [_listed(*key, count) for key, count in counts.items()]
+        if change is not None:
+            result.append(_rewritten(entry, *change, rewritten))
+        elif united and not (entry.options.definitions or entry.options.region or entry.options.film):
+            _count_ids(entry, shared, borrowed)
+            result.append(replace(entry, options=shared))
+        else:
+            result.append(entry)
+    return result, united, [*_listed(rewritten, _REWRITTEN), *_listed(borrowed, _BORROWED)]
 
 
 def _join(kind: str, options: Options, united: Definitions, labels: dict[str, dict[str, dict[str, str]]]) -> _Renamed:
@@ -106,19 +118,27 @@ def _relabelled(options: Options, renamed: Mapping[str, _Renamed]) -> Options:
     return Options(region, film, options.definitions)
 
 
-def _rewritten(
-    entry: Entry, renamed: Mapping[str, _Renamed], options: Options, counts: dict[tuple[str, str, str], int]
-) -> Entry:
+def _rewritten(entry: Entry, renamed: Mapping[str, _Renamed], options: Options, counts: _Counts) -> Entry:
     def rewrite(kind: str, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
         result = dict(attributes)
         for name, ids in renamed[kind].items():
             if name in result and (value := _value(result[name], ids)) != result[name]:
                 result[name] = value
-                counts[entry.file, kind, name] = counts.get((entry.file, kind, name), 0) + 1
+                counts[entry.file, kind, name] += 1
         return result
 
     regions = tuple(replace(r, attributes=rewrite("region", r.attributes)) for r in entry.regions)
     return replace(entry, attributes=rewrite("file", entry.attributes), regions=regions, options=options)
+
+
+def _count_ids(entry: Entry, options: Options, counts: _Counts) -> None:
+    """Count the values of an entry that are ids of options."""
+    holders = [("file", entry.attributes), *(("region", region.attributes) for region in entry.regions)]
+    for kind, attributes in holders:
+        for name, labels in _labels(options, kind).items():
+            if name in attributes:
+                # Whatever is not an id stays as it is, and so does an id that is its own label.
+                counts[entry.file, kind, name] += _value(attributes[name], labels) != attributes[name]
 
 
 def _value(value: Any, ids: Mapping[str, str]) -> Any:
@@ -133,7 +153,9 @@ def _value(value: Any, ids: Mapping[str, str]) -> Any:
     return value
 
 
-def _listed(file: str, kind: str, name: str, count: int) -> Skip:
-    what = "regions" if kind == "region" else "films"
-    reason = f"option ids of attribute {name!r} mean something else in an earlier file: rewritten in {count} {what}"
-    return Skip(file, "", None, reason, repaired=True)
+def _listed(counts: _Counts, what: str) -> list[Skip]:
+    return [
+        Skip(file, "", None, f"option ids of attribute {name!r} {what} in {count} {_HOLDERS[kind]}", repaired=True)
+        for (file, kind, name), count in counts.items()
+        if count
+    ]

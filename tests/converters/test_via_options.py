@@ -230,6 +230,26 @@ def test_options_of_films_are_rewritten_too(tmp_path):
     assert "in 1 films" in skip.reason
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_ids_of_an_export_are_read_as_the_project_defines_them(tmp_path, first):
+    defined = save(
+        tmp_path, entry([region(label="0")]), region_attributes={"label": definition({"0": "rod", "1": "cage"})}
+    )
+    export = tmp_path / "export.json"
+    found = [region(label="1"), region(rect(40), label={"0": True}), region(rect(50), label="screw"), region(rect(55))]
+    export.write_text(json.dumps({"b": entry(found, "b.png")}))
+    save(tmp_path, entry([], "b.png"), name="films.json")
+    paths = [defined, export] if first else [export, defined]
+    dataset, skips = read(tmp_path, *paths)
+    films = {i.file_name: i for i in dataset.images}
+    assert [a.category for a in films["b.png"].annotations] == ["cage", "rod", "screw"]
+    assert [a.attributes["label"] for a in films["b.png"].annotations] == ["1", {"0": True}, "screw"]
+    reasons = [s.reason for s in skips if s.file == str(export) and s.repaired]
+    assert reasons == [
+        "option ids of attribute 'label' are not explained in this file: read as another file defines them in 2 regions"
+    ]
+
+
 def test_three_files(tmp_path):
     labels = [{"0": "rod"}, {"0": "cage"}, {"0": "cage", "cage": "screw"}]
     options = [Options(region={"x": o}, definitions={"region": {"x": definition(o)}}) for o in labels]

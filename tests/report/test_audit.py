@@ -84,6 +84,12 @@ def page_of(result, data, tmp_path, images=None, **more):
     return text, Page(text)
 
 
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """Figures take most of the time: they are drawn once, in `whole`, which is made before this."""
+    monkeypatch.setattr(audit_page, "plot_distributions", lambda distributions: [])
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A project with faults, its films, and all of its audit."""

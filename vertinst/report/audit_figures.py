@@ -81,8 +81,10 @@ def _draw(axis: _Axis, edges: list[float], counts: Mapping[str, list[int]], them
     ):
         # Names in letters that matplotlib's own font lacks are drawn as boxes; the tables have them in full.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
-        axes = figure.add_subplot()
+        # Fixed places: to look for the best ones takes half of the time.
+        figure = Figure(figsize=(6.4, 3.4))
+        several = len(counts) > 1
+        axes = figure.add_axes((0.11, 0.32 if several else 0.16, 0.86, 0.65 if several else 0.81))
         colours = COLOURS[theme]
         axes.hist(
             [edges[:-1]] * len(counts),
@@ -104,8 +106,8 @@ def _draw(axis: _Axis, edges: list[float], counts: Mapping[str, list[int]], them
         elif axis.percent:
             axes.xaxis.set_major_formatter(FuncFormatter(_percent))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        if len(counts) > 1:
-            figure.legend(loc="outside lower center", ncols=3, frameon=False, labelcolor=INK[theme])
+        if several:
+            figure.legend(loc="lower center", ncols=3, frameon=False, labelcolor=INK[theme])
         return data_uri(figure)
 
 

@@ -66,21 +66,23 @@ def measure(dataset: Dataset) -> Measures:
     """Measure every instance that is not marked `ignore`, and what those of one film share; none gives empty arrays."""
     place = {name: number for number, name in enumerate(dataset.categories)}
     keys: list[tuple[int, int, int]] = []
-    values: list[tuple[float, ...]] = []
-    pairs: list[tuple[int, int, float, float]] = []
+    parts: list[Floats] = [np.empty((0, 9))]
+    pairs: list[Floats] = [np.empty((0, 4))]
     not_compared: list[int] = []
     for film, image in enumerate(dataset.images):
         kept = [(number, a) for number, a in enumerate(image.annotations) if not a.ignore]
-        rows = [_row(image, annotation) for _, annotation in kept]
+        if not kept:
+            continue
+        annotations = [annotation for _, annotation in kept]
+        rows = _rows(image, annotations)
         if len(kept) > MAX_OVERLAP_OBJECTS:
             not_compared.append(film)
-        else:
-            pairs += _overlaps(kept, rows, len(keys))
+        elif len(kept) > 1:
+            pairs.append(_overlaps(annotations, rows, len(keys)))
         keys += [(film, number, place[annotation.category]) for number, annotation in kept]
-        values += rows
+        parts.append(rows)
     whole = np.array(keys, dtype=np.int64).reshape(-1, 3)
-    real = np.array(values, dtype=np.float64).reshape(-1, 9)
-    shared = np.array(pairs, dtype=np.float64).reshape(-1, 4)
+    real, shared = np.concatenate(parts), np.concatenate(pairs)
     return Measures(
         film=whole[:, 0],
         number=whole[:, 1],
@@ -96,11 +98,18 @@ def measure(dataset: Dataset) -> Measures:
     )
 
 
-def _row(image: ImageRecord, annotation: Annotation) -> tuple[float, ...]:
-    box = rle.box_xyxy(annotation.mask).tolist()
-    reach = [_reach(outline) for outline in annotation.outlines]
-    x, y = (max((point[axis] for point in reach), default=0.0) for axis in (0, 1))
-    return *box, rle.area(annotation.mask), image.height, image.width, x, y
+def _rows(image: ImageRecord, annotations: Sequence[Annotation]) -> Floats:
+    """(N, 9) box, area, height and width of the film, reach."""
+    masks = [annotation.mask for annotation in annotations]
+    rows = np.empty((len(masks), 9))
+    rows[:, :4] = rle.boxes_xywh(masks)
+    rows[:, 2:4] += rows[:, :2]
+    rows[:, 4] = rle.areas(masks)
+    rows[:, 5:7] = image.image_size
+    for row, annotation in zip(rows, annotations, strict=True):
+        reach = [_reach(outline) for outline in annotation.outlines] or [(0.0, 0.0)]
+        row[7:] = reach[0] if len(reach) == 1 else np.max(reach, axis=0)
+    return rows
 
 
 def _reach(outline: Mapping[str, Any]) -> tuple[float, float]:
@@ -111,25 +120,20 @@ def _reach(outline: Mapping[str, Any]) -> tuple[float, float]:
         return 0.0, 0.0
 
 
-def _overlaps(
-    kept: Sequence[tuple[int, Annotation]], rows: Sequence[tuple[float, ...]], first_row: int
-) -> list[tuple[int, int, float, float]]:
-    """Pairs of a film that share pixels: rows, IoU, intersection over the smaller."""
-    if len(kept) < 2:
-        return []
-    left, top, right, bottom, area = np.array(rows)[:, :5].T
+def _overlaps(annotations: Sequence[Annotation], rows: Floats, first_row: int) -> Floats:
+    """(P, 4) pairs of a film that share pixels: rows of the two, IoU, intersection over the smaller."""
+    left, top, right, bottom, area = rows[:, :5].T
     wide = np.minimum.outer(right, right) > np.maximum.outer(left, left)
     high = np.minimum.outer(bottom, bottom) > np.maximum.outer(top, top)
     boxes_meet = np.triu(wide & high, 1)
     meeting = np.flatnonzero(boxes_meet.any(axis=0) | boxes_meet.any(axis=1))
-    masks = [kept[row][1].mask for row in meeting.tolist()]
+    masks = [annotations[row].mask for row in meeting.tolist()]
     ratios = np.triu(rle.iou(masks, masks), 1)
     a, b = np.nonzero(ratios)
     iou, a, b = ratios[a, b], meeting[a], meeting[b]
     # Union is both areas less the intersection.
     shared = iou * (area[a] + area[b]) / (1 + iou)
-    over_smaller = shared / np.minimum(area[a], area[b])
-    return list(zip((first_row + a).tolist(), (first_row + b).tolist(), iou, over_smaller, strict=True))
+    return np.stack([first_row + a, first_row + b, iou, shared / np.minimum(area[a], area[b])], axis=1)
 
 
 def summary(values: Floats) -> dict[str, float] | None:

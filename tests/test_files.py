@@ -121,3 +121,10 @@ def test_names_that_no_file_can_have_are_refused(tmp_path, name):
 
 def test_sub_folders_blanks_and_other_alphabets_are_fine(tmp_path):
     assert inside(tmp_path, "./a b/影像#1.png") == tmp_path / "a b" / "影像#1.png"
+
+
+def test_a_film_is_called_after_its_name_without_the_suffix_unless_that_is_a_number():
+    from vertinst.files import film_stem
+
+    names = ("a.png", "b/c.tar.dcm", "b\\c.dicom", "1.2.840.1", "1.2.840.1.dcm", "IM0001")
+    assert [film_stem(n) for n in names] == ["a", "b/c.tar", "b/c", "1.2.840.1", "1.2.840.1", "IM0001"]

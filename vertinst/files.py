@@ -16,6 +16,7 @@ from vertinst.collector import collector_paused
 from vertinst.errors import DataError, OutputExistsError, VertinstError
 
 __all__ = [
+    "film_stem",
     "inside",
     "keep_inputs",
     "prepare_folder",
@@ -38,6 +39,18 @@ _NO_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
 # On most file systems: bytes of one part of a path, and of a whole path less a generous folder.
 _MAX_NAME_BYTES = 255
 _MAX_PATH_BYTES = 2000
+
+
+def film_stem(name: str) -> str:
+    r"""A film's name without its suffix, `/` between folders: what its other files are called after.
+
+    A suffix of digits belongs to the name: DICOM films are called `1.2.840.1` and `1.2.840.2`.
+
+    Args:
+        name: Relative to the folder of films; `/` or `\\` between folders.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    return (path if path.suffix[1:].isdigit() else path.with_suffix("")).as_posix()
 
 
 def write_with(path: Path, write: Callable[[Path], None]) -> None:

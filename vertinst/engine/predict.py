@@ -251,7 +251,7 @@ def _names(films: Sequence[Path], root: Path | None) -> dict[str, Path]:
         if not full.is_relative_to(base):
             raise DataError("film must lie below the root folder", where=path, fix="Leave the root away.")
         name = full.relative_to(base).as_posix()
-        stem = str(Path(name).with_suffix(""))
+        stem = files.film_stem(name)
         if stem in stems:
             raise DataError(
                 f"two films would have the same results: {stems[stem]} and {name}", fix="Rename one, or predict apart."

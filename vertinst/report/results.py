@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vertinst.errors import DataError, VertinstError
-from vertinst.files import inside, write_bytes
+from vertinst.files import film_stem, inside, write_bytes
 from vertinst.postprocess.merge import label_map, merged_mask
 from vertinst.report import labelled, overlay
 from vertinst.structures import Spine, rle
@@ -87,7 +87,7 @@ def film_paths(folder: Path, file_name: str) -> FilmPaths:
     name = PurePosixPath(file_name.replace("\\", "/"))
     if not name.stem:
         raise DataError(f"file name must name a film, got {file_name!r}", fix="Correct the name in the file.")
-    stem = name.with_suffix("").as_posix()
+    stem = film_stem(file_name)
     if f"{stem}.json" == METRICS_NAME:
         raise DataError(
             f"a film must not be called {PurePosixPath(METRICS_NAME).stem}", where=file_name, fix="Rename the film."

@@ -204,14 +204,14 @@ class _ShapeReader:
             raise _BrokenMask(f"mask must have two corners, got {len(points)} points")
         patch = _decode(shape.get("mask"))
         (left, top), (right, bottom) = ((int(x), int(y)) for x, y in points)
-        if patch.shape != (bottom - top + 1, right - left + 1):
-            reason = f"mask has {patch.shape[1]} x {patch.shape[0]} px, its corners say otherwise: placed by the first"
-            self.skips.append(Skip(self.film.file, self.film.name, number, reason, repaired=True))
         height, width = size
         rows, columns = slice(max(0, -top), max(0, height - top)), slice(max(0, -left), max(0, width - left))
         inner = patch[rows, columns]
         if not inner.any():
             raise _BrokenMask("covers no pixel of the film")
+        if patch.shape != (bottom - top + 1, right - left + 1):
+            reason = f"mask has {patch.shape[1]} x {patch.shape[0]} px, its corners say otherwise: placed by the first"
+            self.skips.append(Skip(self.film.file, self.film.name, number, reason, repaired=True))
         if inner.sum() != patch.sum():
             reason = "lies partly outside of the film: cut off at its edge"
             self.skips.append(Skip(self.film.file, self.film.name, number, reason, repaired=True))

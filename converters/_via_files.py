@@ -46,7 +46,9 @@ def read_entries(path: Path) -> tuple[list[Entry], list[Skip]]:
     for key in _order(content, metadata, path, skips):
         raw = metadata[key]
         if not isinstance(raw, dict) or not isinstance(raw.get("filename"), str) or not raw["filename"].strip():
-            skips.append(Skip(str(path), tidy(key), None, "entry has no file name: left out"))
+            lost = raw.get("regions") if isinstance(raw, dict) else None
+            count = f" with {len(lost)} regions" if isinstance(lost, list | dict) and lost else ""
+            skips.append(Skip(str(path), tidy(key), None, f"entry has no file name: left out{count}"))
             continue
         name = raw["filename"]
         regions = tuple(_regions(raw.get("regions"), str(path), name, skips))

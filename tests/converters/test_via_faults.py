@@ -232,11 +232,11 @@ def test_unreadable_film(films, content):
 @pytest.mark.parametrize("name", [None, 3, "", " "])
 def test_entry_without_a_name(films, name):
     path = films.parent / "via.json"
-    entries = {"k": {"filename": name, "regions": []}, "a": {"filename": "a.png", "regions": [GOOD]}}
+    entries = {"k": {"filename": name, "regions": [GOOD, GOOD]}, "a": {"filename": "a.png", "regions": [GOOD]}}
     path.write_text(json.dumps({"_via_img_metadata": entries}))
     dataset, (skip,) = via.read([path], films)
     assert len(dataset) == 1
-    assert (skip.image, skip.reason) == ("k", "entry has no file name: left out")
+    assert (skip.image, skip.reason) == ("k", "entry has no file name: left out with 2 regions")
 
 
 json_values = st.recursive(

@@ -236,13 +236,14 @@ def _near(dataset: Dataset, near: Sequence[NearPair], sides: Mapping[str, Sequen
     """Pairs, and groups of films that chains of pairs join: a group, not a pair, tells whether films lie apart."""
     side_of = {name: side for side, names in sides.items() for name in names}
     patient_of = {image.file_name: image.patient for image in dataset.images}
+    place = {name: number for number, name in enumerate(patient_of)}
     groups: list[dict[str, Any]] = [
         {
             "films": films,
             "sides": sorted({side_of[name] for name in films if name in side_of}),
             "one_patient": _one_patient([patient_of.get(name) for name in films]),
         }
-        for films in _joined(near)
+        for films in (sorted(group, key=lambda name: place.get(name, 0)) for group in _joined(near))
     ]
     groups.sort(key=lambda group: (-len(group["sides"]), group["one_patient"] is not False))
     return {

@@ -154,6 +154,7 @@ def frame(axes: Axes, x_label: str, y_label: str, ink: str) -> None:
     # Also the small ticks of logarithmic axes.
     axes.tick_params(which="both", colors=ink)
     axes.grid(color=ink, alpha=0.18, linewidth=0.6)
+    axes.set_axisbelow(True)
     for side, edge in axes.spines.items():
         edge.set_visible(side in ("left", "bottom"))
         edge.set_color(ink)

@@ -18,12 +18,12 @@ from vertinst.structures.dataset import CLASSES, Dataset, ImageRecord
 
 from ._classes import choose_classes, require_instances
 from ._definitions import unite_definitions
+from ._draw import check_line_width
 from ._film_attributes import film_fields
 from ._films import FilmFolder
 from ._parts import Part, PartReader
 from ._patients import PatientReader
 from ._repeats import Repeats
-from ._shapes import check_line_width
 from ._source import Entry
 from ._turn import turn_regions
 from ._unite import as_via, unite

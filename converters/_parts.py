@@ -11,8 +11,9 @@ from vertinst.structures.rle import Rle
 from vertinst.structures.spine import level_name
 
 from ._classes import ClassReader, ticked, truth
+from ._draw import draw
 from ._ordinary import ordinary_masks
-from ._shapes import RegionFault, draw, place
+from ._shapes import RegionFault, place
 from ._source import Entry, Options, Region
 
 __all__ = ["Part", "PartReader"]

@@ -13,8 +13,9 @@ from vertinst.structures.conversion import Skip
 from vertinst.structures.dataset import Annotation, Dataset, ImageRecord
 from vertinst.structures.rle import Rle
 
+from ._draw import rasterise
 from ._film_attributes import film_fields
-from ._shapes import RegionFault, rasterise, trace
+from ._shapes import RegionFault, trace
 
 __all__ = ["Piece", "film_attributes", "is_faithful", "output_names", "pieces", "refuse_empty", "written_attributes"]
 

@@ -15,8 +15,9 @@ from vertinst.structures.spine import level_name
 
 from . import _via_definitions as definitions
 from ._classes import ClassReader, choose_classes, ticked, truth
+from ._draw import rasterise
 from ._mask_polygons import simple_polygons
-from ._shapes import RegionFault, rasterise, trace
+from ._shapes import RegionFault, trace
 from ._source import Entry, Options, Region
 
 __all__ = ["Film", "class_attribute", "name_all", "regions_of"]

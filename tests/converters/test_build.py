@@ -11,9 +11,10 @@ from PIL import Image
 
 from vertinst.converters import coco
 from vertinst.converters._build import build
+from vertinst.converters._draw import draw
 from vertinst.converters._films import FilmFolder
 from vertinst.converters._ordinary import ordinary_masks
-from vertinst.converters._shapes import RegionFault, draw
+from vertinst.converters._shapes import RegionFault
 from vertinst.converters._source import Entry, Options, Region
 from vertinst.errors import DataError
 from vertinst.structures import rle

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vertinst.converters import via
-from vertinst.converters._shapes import RegionFault, check_line_width, draw, place, trace
+from vertinst.converters._draw import check_line_width, draw
+from vertinst.converters._shapes import RegionFault, place, trace
 from vertinst.errors import ConfigError
 from vertinst.structures import rle
 from vertinst.structures.conversion import ReadOptions

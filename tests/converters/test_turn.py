@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vertinst.converters import via
-from vertinst.converters._shapes import RegionFault, draw, trace
+from vertinst.converters._draw import draw
+from vertinst.converters._shapes import RegionFault, trace
 from vertinst.converters._source import Region
 from vertinst.converters._turn import turn, turn_mask, turn_regions
 from vertinst.data.radiograph import TURNS, read_film

@@ -1,7 +1,8 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+import shapely
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -162,3 +163,77 @@ def test_a_strangers_rle_is_checked_before_it_reaches_the_decoder(segmentation, 
 def test_sizes_are_checked_before_memory_is_taken(size):
     with pytest.raises(DataError, match="image size must be at least 1 x 1"):
         rle.empty(size)
+
+
+def wavy(center, radius, waves, depth, phase, vertices):
+    """A smooth closed outline, about as round as a vertebra."""
+    angle = np.arange(vertices) * (2 * np.pi / vertices)
+    radii = radius * (1 + depth * np.sin(waves * angle + phase))
+    return np.stack([center[0] + radii * np.cos(angle), center[1] + radii * np.sin(angle)], axis=1)
+
+
+WAVY = st.builds(
+    wavy,
+    st.tuples(st.floats(60, 90), st.floats(60, 90)),
+    st.floats(8, 40),
+    st.integers(1, 4),
+    st.floats(0, 0.25),
+    st.floats(0, 6),
+    st.integers(24, 80),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(WAVY)
+def test_polygon_to_mask_to_polygon_moves_no_boundary_by_more_than_half_a_pixel(points):
+    # The rasteriser rounds to fifths of a pixel, which adds its part.
+    size = (150, 150)
+    mask = rle.polygons_to_rle([points], size)
+    traced, *others = rle.rle_to_polygons(mask)
+    assert not others
+    assert not traced.holes
+    before, after = shapely.LinearRing(points), shapely.LinearRing(traced.exterior)
+    assert shapely.hausdorff_distance(before, after, densify=0.02) <= 0.5 + 0.2
+    assert rle.polygons_to_rle([traced.exterior], size) == mask
+
+
+@given(MASKS)
+def test_outlines_are_simple_and_give_the_mask_back(mask):
+    rebuilt = rle.empty(mask.shape)
+    for part in rle.rle_to_polygons(rle.encode(mask)):
+        assert all(shapely.Polygon(ring).is_valid for ring in (part.exterior, *part.holes))
+        covered = rle.polygons_to_rle([part.exterior], mask.shape)
+        covered = rle.difference(covered, rle.polygons_to_rle(part.holes, mask.shape))
+        rebuilt = rle.union([rebuilt, covered], mask.shape)
+    assert rebuilt == rle.encode(mask)
+
+
+@given(st.lists(MASKS.map(lambda m: np.resize(m, (9, 11))), max_size=4))
+def test_measures_of_many_are_those_of_each(masks):
+    encoded = [rle.encode(m) for m in masks]
+    assert rle.areas(encoded).tolist() == [rle.area(m) for m in encoded]
+    corners = np.array([rle.box_xyxy(m) for m in encoded]).reshape(-1, 4)
+    boxes = rle.boxes_xywh(encoded)
+    assert boxes.shape == (len(masks), 4)
+    np.testing.assert_array_equal(boxes, np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]]))
+
+
+@settings(max_examples=60)
+@given(st.lists(WAVY | hnp.arrays(np.float64, (5, 2), elements=st.floats(-20, 170)), max_size=4))
+def test_polygons_drawn_together_are_those_drawn_alone(polygons):
+    size = (150, 120)
+    together = rle.draw_each(polygons, size)
+    assert together == [rle.polygons_to_rle([p], size) for p in polygons]
+    # What covers no pixel has one spelling.
+    assert [rle.area(m) == 0 for m in together] == [m == rle.empty(size) for m in together]
+
+
+@given(PAIRS)
+def test_complement_and_union_follow_the_laws_of_sets(pair):
+    a, b = (rle.encode(m) for m in pair)
+    size = a["size"]
+    assert rle.complement(rle.complement(a)) == a
+    assert rle.union([a, rle.complement(a)], size) == rle.complement(rle.empty(size))
+    assert rle.intersection(a, b) == rle.complement(rle.union([rle.complement(a), rle.complement(b)], size))
+    assert rle.union([rle.difference(a, b), rle.intersection(a, b)], size) == a
+    assert rle.area(a) + rle.area(b) == rle.area(rle.union([a, b], size)) + rle.area(rle.intersection(a, b))

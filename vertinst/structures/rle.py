@@ -239,10 +239,11 @@ def draw_each(polygons: Sequence[npt.NDArray[np.float64]], image_size: tuple[int
 
 
 def rle_to_polygons(rle: Rle) -> list[Polygon]:
-    """Outlines of a mask: the one polygoniser. Rasterised again they give the same mask, up to touching corners.
+    """Outlines of a mask: the one polygoniser. Rasterised again they give the same mask.
 
-    Contours are followed on the mask at twice its size, so that they run a quarter of a pixel inside the true edge:
-    following pixel centres would lose half a pixel all around.
+    They run through the middles of the sides that pixels of the mask share with others: between two neighbouring
+    centres, one inside and one outside, that is nowhere more than half a pixel from where the edge really was. (Add
+    0.2 px for a polygon that the rasteriser has drawn: it rounds to fifths.) None of them crosses or touches itself.
 
     Returns:
         One `Polygon` per 8-connected part, largest first; none for an empty mask.
@@ -253,10 +254,10 @@ def rle_to_polygons(rle: Rle) -> list[Polygon]:
     patch = decode(rle)[top:bottom, left:right].view(np.uint8)
     doubled = np.repeat(np.repeat(patch, 2, axis=0), 2, axis=1)
     contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(2 * left, 2 * top))
-    outlines = [contour.reshape(-1, 2).astype(np.float64) / 2 + 0.25 for contour in contours]
+    outlines = [_through_sides(contour.reshape(-1, 2)) for contour in contours]
     holes: dict[int, list[npt.NDArray[np.float64]]] = {}
     for outline, (_, _, _, parent) in zip(outlines, hierarchy[0], strict=True):
-        if parent >= 0 and len(outline) >= 3:
+        if parent >= 0:
             holes.setdefault(int(parent), []).append(outline)
     parts = [
         Polygon(outline, tuple(holes.get(index, ())))
@@ -264,6 +265,20 @@ def rle_to_polygons(rle: Rle) -> list[Polygon]:
         if parent < 0
     ]
     return sorted(parts, key=lambda part: -cv2.contourArea(part.exterior.astype(np.float32)))
+
+
+def _through_sides(contour: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Middles of the sides of pixels along a contour that was followed on a mask of twice the size."""
+    # Odd and even pixels of the doubled mask lie left and right of the middles of pixels: their corners are these.
+    corners = (contour + 1) // 2
+    steps = np.roll(corners, -1, axis=0) - corners
+    lengths = np.abs(steps).sum(axis=1)
+    corners, steps, lengths = corners[lengths > 0], steps[lengths > 0], lengths[lengths > 0]
+    half = steps / (2 * lengths[:, None])
+    middles = np.stack([corners + half, corners + steps - half], axis=1).reshape(-1, 2)
+    # The first and the last side of a straight run are the same where it is one pixel long.
+    kept: npt.NDArray[np.float64] = middles[np.stack([lengths > 0, lengths > 1], axis=1).ravel()]
+    return kept
 
 
 def area(rle: Rle) -> int:

@@ -20,3 +20,10 @@ def test_a_missing_or_old_package_comes_with_its_command():
     old = doctor._package(Requirement("torch>=99"))
     assert old.fatal
     assert "needs >=99" in old.found
+
+
+def test_a_dicom_decoder_that_does_not_load_comes_with_its_command(monkeypatch):
+    assert doctor._dicom().mend == ""
+    monkeypatch.setattr("vertinst.data.dicom_pixels.missing_decoders", lambda: {"JPEG Lossless": "python-gdcm"})
+    assert "JPEG Lossless" in doctor._dicom().found
+    assert doctor._dicom().mend == "pip install --force-reinstall python-gdcm"

@@ -36,7 +36,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at Python, packages, operators, devices, precision, memory and disk; nothing is changed or fetched."""
-    return [_python(), *_packages(), _operators(), *_devices(), *_room()]
+    return [_python(), *_packages(), _operators(), _dicom(), *_devices(), *_room()]
 
 
 def _python() -> Finding:
@@ -74,6 +74,17 @@ def _operators() -> Finding:
     except (ImportError, RuntimeError, OSError) as error:
         return Finding("torchvision operators", f"do not work ({type(error).__name__})", mend, fatal=True)
     return Finding("torchvision operators", "work")
+
+
+def _dicom() -> Finding:
+    """Which compressed DICOM films can be read: the decoders are parts of other libraries, and may fail to load."""
+    from vertinst.data.dicom_pixels import missing_decoders
+
+    missing = missing_decoders()
+    if not missing:
+        return Finding("DICOM films", "read uncompressed, and compressed as RLE, JPEG, JPEG-LS and JPEG 2000")
+    packages = " ".join(dict.fromkeys(missing.values()))
+    return Finding("DICOM films", f"no decoder for {', '.join(missing)}", f"pip install --force-reinstall {packages}")
 
 
 def _devices() -> list[Finding]:

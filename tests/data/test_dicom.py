@@ -1,7 +1,9 @@
 """DICOM films made here: every compression, every display rule, broken and hostile files, and no word of a patient."""
 
 import io
+import json
 import logging
+import re
 import struct
 import warnings
 import zlib
@@ -236,6 +238,26 @@ def test_only_permissive_decoders_are_asked(tmp_path: Path, monkeypatch: pytest.
     assert [plugin for _, plugin in asked] == ["gdcm", "gdcm", "pillow"]
 
 
+@pytest.mark.parametrize("syntax", [uid.JPEG2000MCLossless, uid.JPIPReferenced, "1.2.3.99", NAME])
+def test_other_compressions_are_refused_by_name(tmp_path: Path, syntax: str) -> None:
+    # pydicom would not write an unknown syntax: a known one of the same length is replaced in the file.
+    made = save_compressed(tmp_path / "film.dcm", b"\0\0", header(picture(8), 8, uid.JPEGBaseline8Bit))
+    known, other = uid.JPEGBaseline8Bit.encode(), syntax.encode().ljust(22, b"\0")[:22]
+    made.write_bytes(made.read_bytes().replace(known, other, 1))
+    name = uid.UID(syntax).name if syntax in uid.AllTransferSyntaxes else "of an unknown kind"
+    refused(made, f"DICOM's compression is not read: {re.escape(name)}")
+
+
+def test_a_missing_decoder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pydicom.pixels.decoders.base import Decoder
+
+    plain = save(tmp_path / "plain.dcm", picture(12), 12)
+    packed = by_gdcm(plain, tmp_path / "packed.dcm", gdcm.TransferSyntax.JPEGLosslessProcess14_1)
+    monkeypatch.setattr(Decoder, "available_plugins", property(lambda self: ("pillow",)))
+    refused(packed, r"no decoder is there for JPEG Lossless(.|\n)*python-gdcm")
+    assert_shows(plain, picture(12))
+
+
 # Display
 
 
@@ -430,6 +452,24 @@ def test_spacing_names_its_source(
 def test_resolution_of_other_formats_is_no_spacing(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(picture(8)).save(tmp_path / f"film{suffix}", dpi=(254, 254))
     assert read_header(tmp_path / f"film{suffix}").pixel_spacing_mm is None
+
+
+def test_converters_take_the_spacing_where_annotators_gave_none(tmp_path: Path) -> None:
+    from vertinst.converters import via
+
+    save(tmp_path / "film.dcm", picture(8), 8, ImagerPixelSpacing=[0.2, 0.2], PatientID=NAME)
+    shape = {"name": "rect", "x": 2, "y": 3, "width": 9, "height": 8}
+    region = {"shape_attributes": shape, "region_attributes": {"Objekte": "lumbar"}}
+    film = {"filename": "film.dcm", "size": -1, "regions": [region], "file_attributes": {}}
+    for attributes, source in (
+        ({}, "ImagerPixelSpacing, at the detector"),
+        ({"pixel_spacing": "0.3"}, "pixel_spacing"),
+    ):
+        film["file_attributes"] = attributes
+        (tmp_path / "via.json").write_text(json.dumps({"film.dcm-1": film}))
+        dataset, _ = via.read([tmp_path / "via.json"], tmp_path)
+        assert dataset.images[0].pixel_spacing_source == source
+        assert dataset.images[0].patient is None
 
 
 # Found by content

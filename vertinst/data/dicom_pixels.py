@@ -11,13 +11,14 @@ import numpy.typing as npt
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
+    JPEG2000,
     UID,
     AllTransferSyntaxes,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    JPEG2000TransferSyntaxes,
+    JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLossless,
@@ -29,15 +30,16 @@ from pydicom.uid import (
 from vertinst.data.dicom_elements import FilmFault
 from vertinst.data.dicom_streams import jpeg_2000_facts, jpeg_facts, unpack_rle
 
-__all__ = ["Layout", "check", "decode"]
+__all__ = ["Layout", "check", "decode", "missing_decoders"]
 
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 # One decoder each, and never what happens to be installed: pydicom would take pylibjpeg-libjpeg too, which is under
 # the GPL. Lossy JPEG of 12 bits is left out, as GDCM's gave white for black; pyjpegls ran without end on broken frames.
 _PLUGINS = {
-    **dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit, *JPEG2000TransferSyntaxes), "pillow"),
+    **dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit, JPEG2000, JPEG2000Lossless), "pillow"),
     **dict.fromkeys((JPEGLossless, JPEGLosslessSV1, *JPEGLSTransferSyntaxes), "gdcm"),
 }
+_PACKAGES = {"pillow": "pillow", "gdcm": "python-gdcm"}
 _MARKERS = {
     **dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit), (0xC0, 0xC1, 0xC2)),
     **dict.fromkeys((JPEGLossless, JPEGLosslessSV1), (0xC3,)),
@@ -88,6 +90,15 @@ class Layout:
         return self.height * self.width * samples * self.bits_allocated // 8
 
 
+def missing_decoders() -> dict[str, str]:
+    """Compressions whose decoder does not load, by name, and the package that has it."""
+    return {
+        UID(syntax).name: _PACKAGES[plugin]
+        for syntax, plugin in _PLUGINS.items()
+        if plugin not in get_decoder(syntax).available_plugins
+    }
+
+
 def check(layout: Layout, most_pixels: int) -> None:
     """Check what a header says before memory is taken for it.
 
@@ -99,6 +110,9 @@ def check(layout: Layout, most_pixels: int) -> None:
     if layout.syntax not in (*_NATIVE, *_PLUGINS, RLELossless):
         name = layout.syntax.name if layout.syntax in AllTransferSyntaxes else "of an unknown kind"
         raise FilmFault(f"DICOM's compression is not read: {name}")
+    package = missing_decoders().get(layout.syntax.name)
+    if package is not None:
+        raise FilmFault(f"no decoder is there for {layout.syntax.name}", f"pip install --force-reinstall {package}")
     kinds = _GREY if layout.samples == 1 else _COLOUR if layout.samples == 3 else ()
     if layout.photometric not in kinds:
         known = ", ".join((*_GREY, *_COLOUR))
@@ -186,7 +200,7 @@ def _array(content: bytes, layout: Layout, **changed: Any) -> npt.NDArray[np.uin
 
 
 def _decompress(frame: bytes, layout: Layout) -> npt.NDArray[np.uint8 | np.uint16]:
-    is_2000 = layout.syntax in JPEG2000TransferSyntaxes
+    is_2000 = layout.syntax in (JPEG2000, JPEG2000Lossless)
     facts = jpeg_2000_facts(frame) if is_2000 else jpeg_facts(frame)
     if (facts.height, facts.width, facts.samples) != (layout.height, layout.width, layout.samples):
         raise FilmFault("film is broken: its compressed pixels have another size than its header states")

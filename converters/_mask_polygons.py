@@ -18,6 +18,7 @@ Patch = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
 
 _BRIDGED_PX = 0.8
+_NECK_PX = 0.1
 # Distances from as many pixels to all vertices are held in memory together.
 _AT_ONCE = 256
 
@@ -25,12 +26,12 @@ _AT_ONCE = 256
 def simple_polygons(mask: Rle) -> list[Points]:
     """Polygons that cover exactly the pixels of a mask.
 
-    None of them crosses or touches itself. Parts that touch only at corners are polygons of their own, and a part with
-    holes is cut through these, so that its pieces lie around them: a slit from the outer edge to the hole would be one
-    polygon, but one that touches itself, which many programs refuse or fill in.
+    None of them crosses or touches itself. Parts that touch at a corner are joined there by a neck too narrow to cover
+    a pixel; a part with holes is cut through these, so that its pieces lie around them: a slit from the outer edge to
+    the hole would be one polygon, but one that touches itself, which many programs refuse or fill in.
 
     Args:
-        mask: Any; its memory is taken once as a dense picture.
+        mask: Any; the columns that it touches are held once as a dense picture.
 
     Returns:
         Each (V, 2) float64 xy px, V >= 3, not closed; largest pieces first; none for an empty mask. Rasterised again
@@ -39,26 +40,65 @@ def simple_polygons(mask: Rle) -> list[Points]:
     left, top, right, bottom = (int(v) for v in rle_masks.box_xyxy(mask))
     if right <= left:
         return []
-    patch = rle_masks.decode(mask)[top:bottom, left:right].astype(bool)
+    patch = _columns(mask, left, right)[top:bottom]
     found = [points + np.array([left, top]) for points in _pieces(patch)]
     return sorted(found, key=lambda points: -cv2.contourArea(points.astype(np.float32)))
+
+
+def _columns(mask: Rle, left: int, right: int) -> Patch:
+    """Dense columns of a mask; decoding a whole film for each of its instances would take most of the time."""
+    height = int(mask["size"][0])
+    edges = np.concatenate([[0], np.cumsum(rle_masks.runs(mask))]).clip(left * height, right * height)
+    inside = np.arange(len(edges) - 1) % 2 == 1
+    return np.ascontiguousarray(np.repeat(inside, np.diff(edges)).reshape(right - left, height).T)
 
 
 def _pieces(patch: Patch) -> Iterator[Points]:
     waiting = [(patch, 0, 0)]
     while waiting:
         dense, left, top = waiting.pop()
-        count, labels, boxes, _ = cv2.connectedComponentsWithStats(dense.astype(np.uint8), connectivity=4)
-        for number in range(1, count):
-            x, y, width, height = (int(v) for v in boxes[number][:4])
-            part = labels[y : y + height, x : x + width] == number
+        for part, x, y in _parts(dense, connectivity=8):
             outline, *_ = rle_masks.rle_to_polygons(rle_masks.encode(part))
-            if not outline.holes:
-                yield _thinned(outline.exterior, part) + np.array([left + x, top + y])
-                continue
-            column = _middle(outline.holes[len(outline.holes) // 2])
-            waiting.append((part[:, :column], left + x, top + y))
-            waiting.append((part[:, column:], left + x + column, top + y))
+            if outline.holes:
+                column = _middle(outline.holes[len(outline.holes) // 2])
+                waiting.append((part[:, :column], left + x, top + y))
+                waiting.append((part[:, column:], left + x + column, top + y))
+            else:
+                yield from (points + np.array([left + x, top + y]) for points in _without_holes(outline.exterior, part))
+
+
+def _parts(dense: Patch, connectivity: int) -> Iterator[tuple[Patch, int, int]]:
+    """Each connected part, cropped, with its column and row."""
+    count, labels, boxes, _ = cv2.connectedComponentsWithStats(dense.astype(np.uint8), connectivity=connectivity)
+    for number in range(1, count):
+        x, y, width, height = (int(v) for v in boxes[number][:4])
+        yield labels[y : y + height, x : x + width] == number, x, y
+
+
+def _without_holes(outline: Points, part: Patch) -> list[Points]:
+    """Polygons of one part whose pixels touch at sides or corners: one, if that can be drawn."""
+    sides = list(_parts(part, connectivity=4))
+    if len(sides) == 1:
+        return [_thinned(outline, part)]
+    outlines = [rle_masks.rle_to_polygons(rle_masks.encode(p))[0].exterior + np.array([x, y]) for p, x, y in sides]
+    joined = shapely.union_all([*(shapely.Polygon(points) for points in outlines), *_necks(part)])
+    if isinstance(joined, shapely.Polygon) and not joined.interiors:
+        whole = np.asarray(joined.exterior.coords)[:-1]
+        if rle_masks.polygons_to_rle([whole], part.shape)["counts"] == rle_masks.encode(part)["counts"]:
+            return [_thinned(whole, part)]
+    return [
+        _thinned(points - np.array([x, y]), p) + np.array([x, y])
+        for points, (p, x, y) in zip(outlines, sides, strict=True)
+    ]
+
+
+def _necks(part: Patch) -> list[shapely.Polygon]:
+    """A thin strip between the middles of any two pixels that touch only at a corner."""
+    falling = part[:-1, :-1] & part[1:, 1:] & ~part[:-1, 1:] & ~part[1:, :-1]
+    rising = part[:-1, 1:] & part[1:, :-1] & ~part[:-1, :-1] & ~part[1:, 1:]
+    lines = [((x + 0.5, y + 0.5), (x + 1.5, y + 1.5)) for y, x in np.argwhere(falling)]
+    lines += [((x + 1.5, y + 0.5), (x + 0.5, y + 1.5)) for y, x in np.argwhere(rising)]
+    return [shapely.LineString(line).buffer(_NECK_PX / 2, cap_style="flat") for line in lines]
 
 
 def _middle(hole: Points) -> int:

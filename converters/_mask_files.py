@@ -16,6 +16,8 @@ from vertinst.files import write_bytes
 from vertinst.structures import rle as rle_masks
 from vertinst.structures.rle import MAX_PIXELS, Rle
 
+from ._class_names import ClassNames
+
 __all__ = ["SUFFIXES", "Named", "Values", "name_of", "parts_of", "read_values", "values_of", "write_values"]
 
 SUFFIXES = (".png", ".tif", ".tiff")
@@ -98,7 +100,7 @@ def write_values(path: Path, values: npt.NDArray[np.uint8] | npt.NDArray[np.uint
     write_bytes(path, content.tobytes())
 
 
-def name_of(name: PurePosixPath, stems: Mapping[str, Sequence[str]] | None) -> Named | None:
+def name_of(name: PurePosixPath, stems: Mapping[str, Sequence[str]] | None, classes: ClassNames) -> Named | None:
     """Which film a mask belongs to, by its own name.
 
     `film.png` and `film_mask.png` are of the whole film; `film_lumbar_1.png`, `film/lumbar_1.png` and
@@ -106,7 +108,9 @@ def name_of(name: PurePosixPath, stems: Mapping[str, Sequence[str]] | None) -> N
 
     Args:
         name: The mask's, relative to its folder.
-        stems: Films by name without suffix; None if the films are not at hand.
+        stems: Films by name without suffix; None if the films are not at hand: then what follows a film's name must be
+            a known class.
+        classes: Known names.
 
     Returns:
         Film and class; None if there is no such film.
@@ -115,11 +119,12 @@ def name_of(name: PurePosixPath, stems: Mapping[str, Sequence[str]] | None) -> N
     for film, rest in _cuts(stem):
         if stems is not None and film not in stems:
             continue
-        if rest == "" or rest.casefold() in _MASK_WORDS:
+        if rest.casefold() in _MASK_WORDS or (rest == "" and stems is not None):
             return film, None
-        if stems is not None or re.fullmatch(r"[^\W\d]\w*?_\d+", rest):
-            return film, _class_name(rest)
-    return None
+        label = _class_name(rest)
+        if rest and (stems is not None or (label and classes.find(label) is not None)):
+            return film, label
+    return (stem, None) if stems is None else None
 
 
 def _cuts(stem: str) -> Iterator[tuple[str, str]]:

@@ -20,6 +20,7 @@ from vertinst.structures.conversion import ReadOptions, Skip
 from vertinst.structures.dataset import Dataset
 from vertinst.structures.rle import Rle
 
+from ._class_names import ClassNames
 from ._mask_files import SUFFIXES, Values, name_of, parts_of, read_values, values_of
 from ._mask_writing import LEGEND, write
 from ._source import Entry, Region
@@ -43,8 +44,8 @@ def read(
     results folder (the folder itself or its `masks/`) for the label maps beside them. Else pictures called like films
     (or `<film>_mask`) are of whole films: binary if no value but 0 and one other occurs in any, each connected part an
     instance; classes if the class map gives each value a class of its own, connected parts again the instances; else
-    each value is an instance. Pictures called `<film>_<class>_<n>` or `<film>/<class>_<n>` are one instance each.
-    `ReadOptions.mask_kind` decides where this is wrong.
+    each value is an instance. Pictures called `<film>_<class>_<n>` or `<film>/<class>_<n>` are one instance each
+    (without films only where the class is a known one). `ReadOptions.mask_kind` decides where this is wrong.
 
     The class is that of the file's name, or the class map's for the value (`"1": lumbar`), or its own for `""`.
 
@@ -169,10 +170,11 @@ def _with_names(
     if not pictures:
         raise DataError(f"no mask in this folder ({', '.join(SUFFIXES)})", where=folder, fix="Check the path.")
     stems = _stems(images) if images is not None else None
+    classes = ClassNames(options.class_map or {})
     named: list[tuple[Path, str, str | None]] = []
     for path in pictures:
         name = PurePosixPath(path.relative_to(folder).as_posix())
-        match = name_of(name, stems)
+        match = name_of(name, stems, classes)
         if match is None:
             skips.append(Skip(str(path), name.as_posix(), None, "no film has this name, or one that it starts with"))
             continue

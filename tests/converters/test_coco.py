@@ -95,6 +95,54 @@ def test_outline_that_does_not_give_the_mask_is_kept_beside_it(tmp_path):
     assert_same(coco.read(tmp_path / "coco.json"), dataset)
 
 
+def test_what_came_from_elsewhere_comes_back(tmp_path):
+    parts = ({"side": "left"}, {"side": "right"})
+    outlines = (polygon([5, 15, 15], [5, 5, 20]), {"name": "point", "cx": 1, "cy": 2})
+    annotation = Annotation(
+        "rod", mask_of((5, 5, 15, 20)), outlines, parts[0], {"tip": (1, 2)}, part_attributes=parts, named_level="L5"
+    )
+    image = ImageRecord(
+        1,
+        "a.png",
+        WIDTH,
+        HEIGHT,
+        annotations=(annotation,),
+        source={"filename": "a.png", "size": -1},
+        unread=({"shape_attributes": {"name": "blob"}, "region_attributes": {}},),
+    )
+    dataset = Dataset(("rod",), (image,), {"region": {"side": {"type": "text"}}})
+    coco.write(dataset, tmp_path / "coco.json")
+    again = coco.read(tmp_path / "coco.json")
+    assert_same(again, dataset)
+    assert again.attribute_definitions == dataset.attribute_definitions
+
+
+@pytest.mark.parametrize("numbers", [[5, 15, 15.5, 5], [5, 15, 15, 5]])
+def test_what_is_known_to_be_drawn_is_written_as_it_was_drawn(tmp_path, numbers):
+    outline = polygon(numbers, [5, 5, 20, 20])
+    points = np.array([numbers, [5, 5, 20, 20]], dtype=float).T
+    annotation = Annotation("rod", rle.polygons_to_rle([points], SIZE), (outline,), drawn=True)
+    dataset = Dataset(("rod",), (ImageRecord(1, "a.png", WIDTH, HEIGHT, annotations=(annotation,)),))
+    (found,) = written(tmp_path, dataset)["annotations"]
+    assert found["segmentation"] == [[v for pair in zip(numbers, [5, 5, 20, 20], strict=True) for v in pair]]
+    assert "outlines" not in found
+    assert_same(coco.read(tmp_path / "coco.json"), dataset)
+
+
+@pytest.mark.parametrize(
+    "outline", [{**polygon([5, 15, 15], [5, 5, 20]), "note": 1}, {"name": "point", "cx": 1, "cy": 2}]
+)
+def test_outlines_that_the_segmentation_does_not_say_are_written_beside_it(tmp_path, outline):
+    drawn = polygon([5, 15, 15], [5, 5, 20])
+    mask = rle.polygons_to_rle([np.array([[5.0, 5], [15, 5], [15, 20]])], SIZE)
+    outlines = (outline,) if "note" in outline else (drawn, outline)
+    annotation = Annotation("rod", mask, outlines, drawn=True)
+    dataset = Dataset(("rod",), (ImageRecord(1, "a.png", WIDTH, HEIGHT, annotations=(annotation,)),))
+    (found,) = written(tmp_path, dataset)["annotations"]
+    assert found["segmentation"] == [[5, 5, 15, 5, 15, 20]]
+    assert_same(coco.read(tmp_path / "coco.json"), dataset)
+
+
 def test_nothing_is_left_beside_the_file(tmp_path):
     coco.write(sample(), tmp_path / "coco.json")
     with pytest.raises(DataError, match="an attribute cannot be written as JSON"):
@@ -214,6 +262,11 @@ RUNS = {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}
         ((*IMAGE, "pixel_spacing_mm"), [0, 1], "pixel_spacing_mm must be positive"),
         ((*IMAGE, "pixel_spacing_mm"), [1, 1], "image 0: pixel spacing must name its source"),
         ((*IMAGE, "attributes"), [1], "attributes must be an object"),
+        ((*IMAGE, "source"), "x", "image 0: source must be an object, got str"),
+        ((*IMAGE, "unread"), {}, "image 0: unread must be a list"),
+        ((*IMAGE, "unread"), ["x"], r"image 0: unread\[0\] must be an object"),
+        (("attribute_definitions",), [], "attribute_definitions must be an object"),
+        (("attribute_definitions",), {"region": 3}, "attribute_definitions: region must be an object"),
         (("categories", 0, "id"), 2, "category 1: category 'lumbar' must have an id and a name of its own"),
         (("categories", 0, "name"), "lumbar", "must have an id and a name of its own"),
         (("categories", 0, "name"), "", "name must be a text"),
@@ -225,6 +278,11 @@ RUNS = {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}
         ((*ANNOTATION, "iscrowd"), 2, "annotation 0: iscrowd must be 0 or 1"),
         ((*ANNOTATION, "attributes"), 2, "annotation 0: attributes must be an object"),
         ((*ANNOTATION, "outlines"), {}, "annotation 0: outlines must be a list"),
+        ((*ANNOTATION, "outlines"), [[1]], r"annotation 0: outlines\[0\] must be an object"),
+        ((*ANNOTATION, "part_attributes"), {}, "annotation 0: part_attributes must be a list"),
+        ((*ANNOTATION, "part_attributes"), [7], r"annotation 0: part_attributes\[0\] must be an object"),
+        ((*ANNOTATION, "named_level"), ["L5"], "annotation 0: named_level must be a text, got list"),
+        ((*ANNOTATION, "ignore"), "yes", "annotation 0: ignore must be 0 or 1"),
         ((*ANNOTATION, "named_keypoints"), {"a": [1]}, "annotation 0: named_keypoints.a must be two numbers"),
         ((*ANNOTATION, "segmentation"), ..., "annotation 0: segmentation must be polygons or RLE, got none"),
         ((*ANNOTATION, "segmentation"), [], "annotation 0: segmentation must hold a polygon"),

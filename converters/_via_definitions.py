@@ -7,7 +7,7 @@ from typing import Any
 
 from ._classes import CLASS_NOTE
 
-__all__ = ["choose", "complete", "define_classes"]
+__all__ = ["choose", "complete", "define_classes", "labels_of"]
 
 _CHOICES = ("dropdown", "radio", "checkbox", "image")
 
@@ -62,6 +62,16 @@ def choose(section: dict[str, dict[str, Any]], name: str, text: str) -> Any:
         return text
     definition["options"].setdefault(text, text)
     return {text: True} if definition["type"] == "checkbox" else text
+
+
+def labels_of(section: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """What option ids stand for: attribute -> id -> label."""
+    options = {name: d.get("options") for name, d in section.items()}
+    return {
+        name: {str(key): label for key, label in found.items() if isinstance(label, str) and label.strip()}
+        for name, found in options.items()
+        if isinstance(found, Mapping)
+    }
 
 
 def _of_type(kind: str) -> dict[str, Any]:

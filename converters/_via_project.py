@@ -12,8 +12,8 @@ from vertinst.files import write_json
 from vertinst.structures.dataset import Dataset, ImageRecord
 
 from ._film_attributes import film_fields
-from ._via_definitions import choose, complete
-from ._via_regions import Film, class_attribute, name_all, regions_of
+from ._via_definitions import choose, complete, labels_of
+from ._via_regions import Film, as_mapping, class_attribute, name_all, regions_of
 
 __all__ = ["write"]
 
@@ -52,9 +52,9 @@ def write(dataset: Dataset, path: Path, *, film_path: str = "") -> None:
 
 def _project(dataset: Dataset, name: str, film_path: str) -> dict[str, Any]:
     films = [regions_of(image) for image in dataset.images]
-    unread = [r.get("region_attributes") for image in dataset.images for r in image.unread]
+    unread = [as_mapping(r, "region_attributes") for image in dataset.images for r in image.unread]
     written = [p.attributes for film in films for _, parts in film.groups for p in parts]
-    region = complete(_section(dataset, "region"), [*written, *(a for a in unread if isinstance(a, Mapping))])
+    region = complete(_section(dataset, "region"), [*written, *unread])
     named, reader = class_attribute(dataset, films, region)
     name_all(films, reader, region)
     film = complete(_section(dataset, "file"), [image.attributes for image in dataset.images])
@@ -94,8 +94,7 @@ def _entry(film: Film, name: str, attributes: Mapping[str, Any]) -> dict[str, An
 
 def _as_region(unread: Mapping[str, Any]) -> dict[str, Any]:
     """A region that VIA can load whatever it holds: two dicts."""
-    pair = {key: unread.get(key) for key in ("shape_attributes", "region_attributes")}
-    return {**unread, **{key: dict(value) if isinstance(value, Mapping) else {} for key, value in pair.items()}}
+    return {**unread, **{key: dict(as_mapping(unread, key)) for key in ("shape_attributes", "region_attributes")}}
 
 
 def _names(images: Sequence[ImageRecord], *, own: bool) -> list[str]:
@@ -131,8 +130,7 @@ def _keys(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _film_attributes(image: ImageRecord, section: Section) -> dict[str, Any]:
     """A film's attributes, those that are only known otherwise put first, where they win."""
-    labels = {name: d["options"] for name, d in section.items() if "options" in d}
-    said, _ = film_fields(image.attributes, labels)
+    said, _ = film_fields(image.attributes, labels_of(section))
     spacing = image.pixel_spacing_mm
     added: dict[str, str] = {}
     if image.patient is not None and said["patient"] != image.patient:
@@ -154,8 +152,8 @@ def _film_attributes(image: ImageRecord, section: Section) -> dict[str, Any]:
 
 def _label(films: Iterable[Film], named: str | None) -> str | None:
     """The attribute that VIA shows on every region: level or class. VIA stops drawing at one that is not text."""
-    found = [p.attributes for film in films for _, parts in film.groups for p in parts]
-    found += [r.get("region_attributes") or {} for film in films for r in film.image.unread]
+    found: list[Mapping[str, Any]] = [p.attributes for film in films for _, parts in film.groups for p in parts]
+    found += [as_mapping(r, "region_attributes") for film in films for r in film.image.unread]
     for name in ("level", named):
         if name is not None and found and all(isinstance(attributes.get(name), str) for attributes in found):
             return name

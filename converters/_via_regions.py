@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +19,7 @@ from ._mask_polygons import simple_polygons
 from ._shapes import RegionFault, trace
 from ._source import Entry, Options, Region
 
-__all__ = ["Film", "class_attribute", "name_all", "regions_of"]
+__all__ = ["Film", "as_mapping", "class_attribute", "name_all", "regions_of"]
 
 Section = dict[str, dict[str, Any]]
 
@@ -84,10 +83,10 @@ def _parts(annotation: Annotation) -> Iterator[Part]:
             yield Part(shape, dict(annotation.attributes))
     if not drawn:
         yield Part(dict(_NOWHERE), dict(annotation.attributes))
-    there = Counter((o.get("cx"), o.get("cy")) for o in annotation.outlines if o.get("name") == "point")
+    there = [(o.get("cx"), o.get("cy")) for o in annotation.outlines if o.get("name") == "point"]
     for name, (x, y) in annotation.keypoints.items():
-        if there[x, y]:
-            there[x, y] -= 1
+        if (x, y) in there:
+            there.remove((x, y))
         else:
             yield Part({"name": "point", "cx": x, "cy": y}, {"keypoint": name})
 
@@ -173,20 +172,21 @@ def _class_of(label: str, reader: ClassReader) -> str | None:
     return found.category if found is not None else None
 
 
+def as_mapping(region: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Shape or attributes of a region that nobody could read; empty if they are none."""
+    value = region.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
 def _entry(film: Film, options: Options) -> Entry:
     written = [(p.shape, p.attributes) for _, parts in film.groups for p in parts]
-    unread = [(r.get("shape_attributes") or {}, r.get("region_attributes") or {}) for r in film.image.unread]
+    unread = [(as_mapping(r, "shape_attributes"), as_mapping(r, "region_attributes")) for r in film.image.unread]
     regions = tuple(Region(n, shape, attributes) for n, (shape, attributes) in enumerate([*written, *unread]))
     return Entry("", film.image.file_name, {}, regions, options)
 
 
 def _options(section: Section) -> Options:
-    labels = {
-        name: {str(k): v for k, v in d["options"].items() if isinstance(v, str) and v.strip()}
-        for name, d in section.items()
-        if isinstance(d.get("options"), Mapping)
-    }
-    return Options(region=labels, definitions={"region": section})
+    return Options(region=definitions.labels_of(section), definitions={"region": section})
 
 
 def _reads_as(category: str, part: Part, reader: ClassReader, options: Options) -> bool:
@@ -251,7 +251,7 @@ def _level(attributes: Mapping[str, Any], reader: ClassReader, options: Options)
 
 
 def _name_instances(film: Film, options: Options, section: Section) -> None:
-    unread = [r.get("region_attributes") or {} for r in film.image.unread]
+    unread = [as_mapping(r, "region_attributes") for r in film.image.unread]
     used = {_instance(attributes, options) for attributes in unread}
     used |= {_instance(p.attributes, options) for _, parts in film.groups for p in parts}
     claimed: set[tuple[str, str]] = set()

@@ -457,3 +457,20 @@ def test_no_film_at_all(tmp_path):
 def test_attribute_that_json_cannot_hold_is_refused(tmp_path):
     with pytest.raises(DataError, match="an attribute cannot be written as JSON"):
         write(dataset(attributes={"x": math.nan}), tmp_path / "out.json")
+
+
+def test_strangers_data_of_any_form_is_written(tmp_path):
+    """COCO files may hold anything under our names: shapes of lists, definitions of numbers, attributes of texts."""
+    odd = {"name": "point", "cx": [1], "cy": {}}
+    unread = ({"shape_attributes": 3, "region_attributes": "x"}, {})
+    options = {"type": "text", "options": [1]}
+    data = dataset(
+        Annotation("lumbar", mask(), (odd,), {"class": {"a": [1]}}, keypoints={"p": (1.0, 2.0)}),
+        definitions={"region": {"class": {"type": {}, "options": {"a": 3}}}, "file": {"view": options, "patient": 7}},
+        unread=unread,
+        attributes={"view": "ap"},
+        source={"filename": 3, "size": [1]},
+    )
+    (entry,) = written(data, tmp_path)["_via_img_metadata"].values()
+    assert (entry["filename"], entry["size"]) == ("a.png", -1)
+    assert entry["regions"][-2:] == [{"shape_attributes": {}, "region_attributes": {}}] * 2

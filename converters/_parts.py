@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vertinst.structures.conversion import ReadOptions, Skip
@@ -58,6 +58,7 @@ class PartReader:
 
     classes: ClassReader
     options: ReadOptions
+    _known: dict[tuple[int, str], tuple[str, str | None]] = field(default_factory=dict, init=False, repr=False)
 
     def read(
         self, number: int, entry: Entry, image_size: tuple[int, int], skips: list[Skip]
@@ -99,12 +100,22 @@ class PartReader:
             return Part(number, region, instance, "", None, ignore=False, mask=None, drawn=False)
         if region.mask is None and not region.shape:
             raise RegionFault("has no shape")
-        category, level = self.classes.read(region.attributes, labels)
+        category, level = self._class(region.attributes, labels)
         mask = ordinary if ordinary is not None else self._mask(region, image_size, repairs)
         drawn = ordinary is not None or _is_drawn(region.shape, repairs)
         ignore = "ignore" in region.attributes and truth(region.attributes, "ignore", labels)
         named = _named_level(region.attributes, level, labels)
         return Part(number, region, instance, category, named, ignore, mask, drawn)
+
+    def _class(self, attributes: Mapping[str, Any], labels: Options) -> tuple[str, str | None]:
+        value = attributes.get(self.classes.attribute or "")
+        if type(value) is not str or self.classes.attribute is None:
+            return self.classes.read(attributes, labels)
+        # The same few texts stand in all regions.
+        key = (id(labels), value)
+        if key not in self._known:
+            self._known[key] = self.classes.read(attributes, labels)
+        return self._known[key]
 
     def _mask(self, region: Region, image_size: tuple[int, int], repairs: list[str]) -> Rle:
         if region.mask is None:

@@ -18,7 +18,17 @@ from ._class_names import ClassNames
 from ._films import FilmFolder
 from ._source import Entry, Region, tidy
 
-__all__ = ["UNREAD", "FilmSizes", "build_stated", "faulty", "is_named", "mask_region", "stated", "stated_size"]
+__all__ = [
+    "UNREAD",
+    "FilmSizes",
+    "build_stated",
+    "faulty",
+    "is_named",
+    "mask_region",
+    "own_instance",
+    "stated",
+    "stated_size",
+]
 
 UNREAD = "unread"
 """Class under which a region that became no annotation is written, so that reading it again leaves it out again."""
@@ -60,6 +70,11 @@ class FilmSizes:
             return entry.size
         header = self._folder.header(found)
         return (header.height, header.width) if self._as_stored else header.image_size
+
+
+def own_instance(attributes: Mapping[str, Any], name: str) -> str:
+    """Instance of a region that is a whole one, whatever its attribute `instance` says; "" if it has none."""
+    return name if {"instance", "instanz"} & attributes.keys() else ""
 
 
 def stated(name: str, attributes: Mapping[str, Any], **extra: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from vertinst.structures.spine import level_name
 
 from ._coco_loose import Found, LooseCoco, load, whole
 from ._source import Entry, Region, tidy
-from ._stated import build_stated, faulty, stated
+from ._stated import build_stated, faulty, own_instance, stated
 
 __all__ = ["read"]
 
@@ -123,8 +123,7 @@ def _region(
     extras: dict[str, Any] = {"keypoints": {name: (x, y) for name, x, y, _ in corners}}
     if whole(found.raw.get("iscrowd")) == 1:
         extras["ignore"] = True
-    # Each its own instance, whatever an attribute `instance` says.
-    instance = f"annotation {found.position} {corners[0][0]}"
+    instance = own_instance(attributes, f"annotation {found.position} {corners[0][0]}")
     return Region(found.position, shape, stated(category, attributes, **extras), None, instance)
 
 

@@ -16,7 +16,7 @@ from ._coco_masks import outlines_of
 from ._coco_segments import Segments, extent, measures_fault, read_segments
 from ._shapes import RegionFault
 from ._source import Entry, Region, tidy
-from ._stated import FilmSizes, build_stated, faulty, mask_region, stated
+from ._stated import FilmSizes, build_stated, faulty, mask_region, own_instance, stated
 
 __all__ = ["read"]
 
@@ -136,6 +136,7 @@ def _exchange_sizes(coco: LooseCoco, segments: Mapping[int, Segments | RegionFau
 def _region(found: Found, segments: Segments | RegionFault, size: tuple[int, int], coco: LooseCoco) -> Region:
     film, raw, number = coco.images[found.image].name, found.raw, found.position
     attributes = raw["attributes"] if isinstance(raw.get("attributes"), dict) else {}
+    instance = own_instance(attributes, f"annotation {number}")
     try:
         if isinstance(segments, RegionFault):
             raise segments
@@ -155,7 +156,7 @@ def _region(found: Found, segments: Segments | RegionFault, size: tuple[int, int
         coco.mended.often[f"{wrong}: measured anew"] += 1
     outlines = outlines_of(list(segments.polygons)) if segments.polygons else ()
     extras = {"outlines": outlines, "drawn": bool(outlines), **_extras(raw, coco)}
-    region = mask_region(number, mask, stated(found.category, attributes, **extras), f"annotation {number}")
+    region = mask_region(number, mask, stated(found.category, attributes, **extras), instance)
     return replace(region, shape={**region.shape, "polygons": list(segments.polygons)}) if outlines else region
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vertinst.converters import cvat
+from vertinst.converters._shapes import trace
 from vertinst.errors import DataError, VertinstError
 from vertinst.structures import rle
 from vertinst.structures.conversion import ReadOptions
@@ -186,8 +187,8 @@ def polygon(xs, ys):
 def sample():
     square, far = polygon([5, 15, 15, 5], [5, 5, 20, 20]), polygon([30.25, 35, 35, 30], [30, 30, 35, 35.1])
     ellipse = {"name": "ellipse", "cx": 20.5, "cy": 20.25, "rx": 5.3, "ry": 3.1, "theta": 0.3}
-    disc = rle.polygons_to_rle([cvat_trace(ellipse)], SIZE)
-    far_mask = rle.polygons_to_rle([cvat_trace(far)], SIZE)
+    disc = rle.polygons_to_rle([trace(ellipse)], SIZE)
+    far_mask = rle.polygons_to_rle([trace(far)], SIZE)
     two = rle.union([mask_of((5, 5, 15, 20)), far_mask], SIZE)
     annotations = (
         Annotation("lumbar", two, (square, far), {"level": "L5", "grade": "2", 'na"me<': "a&<>\"' ü\n x"}),
@@ -212,12 +213,6 @@ def sample():
         unread=unread,
     )
     return Dataset((*CLASSES, "disc"), (full, ImageRecord(2, "b.png", WIDTH, HEIGHT)))
-
-
-def cvat_trace(shape):
-    from vertinst.converters._shapes import trace
-
-    return trace(shape)
 
 
 def test_round_trip_keeps_everything(tmp_path):

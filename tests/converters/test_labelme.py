@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vertinst.converters import labelme
+from vertinst.converters._shapes import trace
 from vertinst.errors import DataError, OutputExistsError, VertinstError
 from vertinst.structures import rle
 from vertinst.structures.conversion import ReadOptions
@@ -212,7 +213,7 @@ def polygon(xs, ys):
 def sample():
     square, far = polygon([5, 15, 15, 5], [5, 5, 20, 20]), polygon([30, 35, 35, 30], [30, 30, 35, 35])
     circle = {"name": "circle", "cx": 20.5, "cy": 20.25, "r": 3.3}
-    disc = rle.polygons_to_rle([labelme.trace(circle)], SIZE)
+    disc = rle.polygons_to_rle([trace(circle)], SIZE)
     two = mask_of((5, 5, 15, 20), (30, 30, 35, 35))
     annotations = (
         Annotation("lumbar", two, (square, far), {"level": "L5", "grade": 2, "ok": True, "ticks": {"a": True}}),

@@ -224,7 +224,7 @@ def test_strict_refuses_a_faulty_region_and_lists_it(study, capsys, tmp_path):
     fails(capsys, [*arguments, "--strict"], "region 0")
     assert not (tmp_path / "c.json").exists()
     assert run(arguments) == 0
-    assert entry["filename"] in (tmp_path / "c.skipped.csv").read_text()
+    assert entry["filename"] in (tmp_path / "c.audit.json").read_text()
 
 
 def test_resume_goes_on_and_refuses_what_is_not_there(study, capsys, tmp_path):

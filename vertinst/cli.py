@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from vertinst import plugins
 from vertinst.errors import ConfigError, DataError, VertinstError
 from vertinst.version import __version__
 
@@ -150,36 +151,127 @@ def phantom(
     out.print(f"{count} films in {out_folder / 'images'}, annotations in {out_folder / 'via_project.json'}")
 
 
-@app.command("convert-via")
-def convert_via(
-    files: Annotated[list[Path], typer.Argument(help="VIA exports or projects; several are merged.")],
-    images: Annotated[Path, typer.Option(help="Folder of the films.")],
-    out_file: Annotated[Path, typer.Option("--out", help="COCO file to write; <name>.skipped.csv beside it.")],
-    class_attribute: Annotated[str | None, typer.Option(help="Region attribute of the class, if several fit.")] = None,
-    class_map: Annotated[Path | None, typer.Option(help="YAML or JSON: your name -> class, or null to skip.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail if any region is skipped or repaired.")] = False,
-) -> None:
-    """Convert VIA annotations to COCO.
+def conversion(form: str) -> Callable[..., None]:
+    """The command that converts one format: the same options for all of them."""
 
-    Whatever is skipped or repaired is listed with its film, region and reason.
-    """
-    from vertinst import plugins
-    from vertinst.structures.conversion import ReadOptions
+    def command(
+        sources: Annotated[list[Path], typer.Argument(help="Annotation files or folders; several are merged.")],
+        out_path: Annotated[
+            Path, typer.Option("--out", help="COCO file to write, or with --split the folder; the audit beside it.")
+        ],
+        images: Annotated[Path | None, typer.Option(help="Folder of the films.")] = None,
+        class_attribute: Annotated[
+            str | None, typer.Option(help="Region attribute of the class, if several fit.")
+        ] = None,
+        class_map: Annotated[Path | None, typer.Option(help="YAML or JSON: your name -> class, null to skip.")] = None,
+        instance_attribute: Annotated[
+            str | None, typer.Option(help="Region attribute that joins the parts of an instance; else `instance`.")
+        ] = None,
+        patient_attribute: Annotated[str | None, typer.Option(help="Film attribute that names the patient.")] = None,
+        patient_regex: Annotated[
+            str | None, typer.Option(help="The patient in the film's name, e.g. '^([^_]+)_': first group, or all.")
+        ] = None,
+        line_width: Annotated[float | None, typer.Option(help="Width in px that open lines are given.")] = None,
+        drop_duplicates: Annotated[
+            bool, typer.Option("--drop-duplicates", help="Keep one of exactly repeated regions.")
+        ] = False,
+        ignore_exif: Annotated[
+            bool, typer.Option("--ignore-exif", help="The films were annotated as stored, not turned as EXIF says.")
+        ] = False,
+        ratios: Annotated[
+            str | None, typer.Option("--split", help="Shares of train, val and test by patient, e.g. 0.8,0.1,0.1.")
+        ] = None,
+        seed: Annotated[int, typer.Option(help="Of the split: the same seed gives the same one.")] = 0,
+        strict: Annotated[bool, typer.Option("--strict", help="Fail if anything is skipped or repaired.")] = False,
+        overwrite: Overwrite = False,
+    ) -> None:
+        from vertinst.convert import convert
+        from vertinst.structures.conversion import ReadOptions
 
-    via = plugins.load("converters", "via")
-    options = ReadOptions(class_attribute, via.read_class_map(class_map) if class_map else None)
-    refuse_to_replace(out_file, *files, class_map)
-    with progress_display() as progress:
-        dataset, skips = via.read(files, images, options, progress=progress)
-    list_skips(skips)
-    if strict and skips:
-        raise ConfigError(
-            f"{len(skips)} regions were skipped or repaired and --strict is set; nothing was written",
-            fix="Mend the regions listed above in VIA, or leave out --strict.",
+        options = ReadOptions(
+            class_attribute=class_attribute,
+            class_map=plugins.load("converters", "via").read_class_map(class_map) if class_map else None,
+            instance_attribute=instance_attribute,
+            patient_attribute=patient_attribute,
+            patient_regex=patient_regex,
+            line_width_px=line_width,
+            drop_duplicates=drop_duplicates,
+            ignore_exif=ignore_exif,
         )
-    plugins.load("converters", "coco").write(dataset, out_file)
-    write_skips(skips, out_file.with_suffix(".skipped.csv"))
-    show_counts(dataset.counts(), f"{len(dataset)} films, written to {out_file}")
+        refuse_to_replace(out_path, class_map)
+        shares = parse_ratios(ratios, "--split") if ratios is not None else None
+        with progress_display() as progress:
+            result = convert(
+                form,
+                sources,
+                images,
+                out_path,
+                options,
+                ratios=shares,
+                seed=seed,
+                strict=strict,
+                overwrite=overwrite,
+                listed=list_skips,
+                progress=progress,
+            )
+        show_conversion(result, out_path)
+
+    return command
+
+
+def show_conversion(result: Any, out_path: Path) -> None:
+    """Print what a conversion made."""
+    if result.split is not None:
+        show_sides(result.split)
+    attention = result.attention
+    if attention["near_identical"]:
+        apart = attention["near_identical_across_sides"]
+        split = f", {apart} of them on two sides of the split" if apart is not None else ""
+        err.print(f"{attention['near_identical']} groups of films are nearly identical{split}: see the audit.")
+    suspicious = (attention["suspicious_instances"] or 0) + (attention["suspicious_films"] or 0)
+    if suspicious:
+        err.print(f"{suspicious} instances and films look suspicious: see the audit.")
+    show_counts(result.dataset.counts(), f"{len(result.dataset)} films, written to {out_path}")
+    out.print(f"Audit: {result.page}")
+
+
+REPAIR_HELP = "Mend COCO files that other tools broke, with an audit of what was mended."
+converts = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+for name in plugins.names("converters"):
+    if name != "coco":
+        about = REPAIR_HELP if name == "repair" else f"Convert {name} annotations to COCO, with an audit."
+        converts.command(name, help=about)(conversion(name))
+app.add_typer(converts, name="convert", help="Convert annotations of any format to COCO, with an audit.")
+app.command(
+    "convert-via",
+    help="Convert VIA annotations to COCO, with an audit.\n\n"
+    "Whatever is skipped or repaired is listed with film, region and reason. The same as `vertinst convert via`.",
+)(conversion("via"))
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="COCO file, or folder made by predict.")],
+    form: Annotated[str, typer.Option("--format", help="via, labelme, cvat, yolo, masks or coco.")],
+    out_path: Annotated[Path, typer.Option("--out", help="File or folder to write, as the format has it.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the films; with it VIA projects know the films' sizes in bytes.")
+    ] = None,
+    film_path: Annotated[
+        str | None, typer.Option(help="VIA: folder or URL that VIA puts before the films' names.")
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="masks: label-map, instances or binary.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a data set or predictions in another format.
+
+    For example predictions as a VIA project, to correct them there and convert them back.
+    """
+    from vertinst.convert import export as run_export
+
+    settings = {"film_path": film_path, "kind": kind}
+    dataset = run_export(source, form, out_path, images, overwrite=overwrite, **settings)
+    show_counts(dataset.counts(), f"{len(dataset)} films, written to {out_path}")
 
 
 def refuse_to_replace(out_file: Path, *inputs: Path | None) -> None:
@@ -203,23 +295,6 @@ def list_skips(skips: Iterable[Any], most: int = 20) -> None:
         err.print(f"... and {len(rows) - most} more")
 
 
-def write_skips(skips: Iterable[Any], path: Path) -> None:
-    """Write the list of skips as CSV; no file if there is nothing to list (an old one is removed)."""
-    import pandas as pd
-
-    from vertinst.files import write_text
-
-    rows = [
-        {"file": s.file, "image": s.image, "region": s.region, "reason": s.reason, "repaired": s.repaired}
-        for s in skips
-    ]
-    if rows:
-        write_text(path, pd.DataFrame(rows).to_csv(index=False))
-        err.print(f"{len(rows)} regions skipped or repaired: all listed in {path}")
-    else:
-        path.unlink(missing_ok=True)
-
-
 def show_counts(counts: dict[str, int], title: str) -> None:
     """Print annotated instances per class."""
     table = Table("class", "annotated", title=title, title_justify="left")
@@ -240,28 +315,40 @@ def split(
 
     No patient is on two sides. Films that name no patient count as one patient each.
     """
-    from vertinst import plugins
     from vertinst.data.splits import split_by_patient, write_split
     from vertinst.files import keep_inputs
 
-    try:
-        shares = [float(r) for r in ratios.split(",")]
-    except ValueError:
-        raise ConfigError(
-            f"--ratios must be numbers like 0.8,0.1,0.1, got {ratios!r}", fix="Write three numbers."
-        ) from None
+    shares = parse_ratios(ratios, "--ratios")
     parts = split_by_patient(plugins.load("converters", "coco").read(coco_file), shares, seed)
     if overwrite:
         keep_inputs(out_folder, [coco_file])
     write_split(parts, out_folder, overwrite=overwrite)
-    if not parts.grouped:
+    show_sides(parts)
+
+
+def parse_ratios(text: str, option: str) -> list[float]:
+    """Numbers parted by commas.
+
+    Raises:
+        ConfigError: They are none.
+    """
+    try:
+        return [float(r) for r in text.split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"{option} must be numbers like 0.8,0.1,0.1, got {text!r}", fix="Write three numbers."
+        ) from None
+
+
+def show_sides(split: Any) -> None:
+    """Print how many films and patients each side of a split has."""
+    if not split.grouped:
         err.print(
-            "No film names its patient: each film was taken as its own patient. Films of one patient may be apart."
+            "Films that name no patient were each taken as a patient of their own. Films of one patient may be apart."
         )
-    for name in ("train", "val", "test"):
-        part = getattr(parts, name)
+    for side, part in split.sides.items():
         patients = len({i.patient or i.file_name for i in part.images})
-        out.print(f"{name}: films {len(part)}, patients {patients}")
+        out.print(f"{side}: films {len(part)}, patients {patients}")
 
 
 @app.command()
@@ -294,8 +381,7 @@ def train(
 
 def load_split(data: Path, seed: int) -> tuple[Any, Any]:
     """Training and validation sets of a folder made by `vertinst split`, or of one file split here by patient."""
-    from vertinst import plugins
-    from vertinst.data.splits import split_by_patient
+    from vertinst.data.splits import check_apart, split_by_patient
     from vertinst.structures import Dataset
 
     coco = plugins.load("converters", "coco")
@@ -313,7 +399,9 @@ def load_split(data: Path, seed: int) -> tuple[Any, Any]:
         return parts.train, parts.val
     train_set = coco.read(data / "train.json")
     if (data / "val.json").exists():
-        return train_set, coco.read(data / "val.json")
+        val_set = coco.read(data / "val.json")
+        check_apart({"train.json": train_set, "val.json": val_set})
+        return train_set, val_set
     err.print(f"No val.json in {data}: nothing to compare epochs on, so the last one is kept as the best.")
     return train_set, Dataset(train_set.categories)
 
@@ -375,7 +463,6 @@ def evaluate(
     anchor: AnchorOption = None,
 ) -> None:
     """Score predictions against the truth."""
-    from vertinst import plugins
     from vertinst.config import check_settings
     from vertinst.engine.evaluate import EvaluateOptions, spines_from_coco_results, write_metrics
     from vertinst.engine.evaluate import evaluate as score_predictions

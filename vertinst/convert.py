@@ -1,0 +1,198 @@
+"""From annotation files to a data set on disk with its audit, and from a data set to other formats."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vertinst import plugins
+from vertinst.data.near_duplicates import near_identical
+from vertinst.data.splits import Split, split_by_patient, write_split
+from vertinst.errors import ConfigError, OutputExistsError
+from vertinst.files import inside, keep_inputs, prepare_folder
+from vertinst.progress import Progress, silent
+from vertinst.report.audit import audit, known_films
+from vertinst.report.audit_page import write_audit
+from vertinst.structures.conversion import ReadOptions, Skip
+from vertinst.structures.dataset import Dataset
+
+__all__ = ["Conversion", "convert", "export", "read_formats", "write_formats"]
+
+Listing = Callable[[Sequence[Skip]], None]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion made.
+
+    Attributes:
+        dataset: All films.
+        skips: What was skipped or repaired.
+        split: The parts, or None if none were asked for.
+        attention: How much of what needs a look there is, as the audit counts it; None what was not looked for.
+        page: The audit as a page; its JSON lies beside it.
+    """
+
+    dataset: Dataset
+    skips: tuple[Skip, ...]
+    split: Split | None
+    attention: Mapping[str, int | None]
+    page: Path
+
+
+def read_formats() -> tuple[str, ...]:
+    """Formats that `convert` reads."""
+    return tuple(
+        n for n in plugins.names("converters") if n != "coco" and hasattr(plugins.load("converters", n), "read")
+    )
+
+
+def write_formats() -> tuple[str, ...]:
+    """Formats that `export` writes."""
+    return tuple(n for n in plugins.names("converters") if hasattr(plugins.load("converters", n), "write"))
+
+
+def convert(
+    form: str,
+    sources: Sequence[Path],
+    images: Path | None,
+    out: Path,
+    options: ReadOptions,
+    *,
+    ratios: Sequence[float] | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    overwrite: bool = False,
+    listed: Listing = lambda skips: None,
+    progress: Progress = silent,
+) -> Conversion:
+    """Read annotations and write them as COCO, whole or split by patient, with an audit beside them.
+
+    Args:
+        form: One of `read_formats`.
+        sources: Annotation files or folders; several are merged.
+        images: Folder of the films; None where the annotations state their sizes.
+        out: COCO file, or with `ratios` the folder for train.json, val.json and test.json. The audit is
+            `<out>.audit.json` and `.html`, or `audit.json` and `.html` in the folder.
+        options: See `ReadOptions`; `known_films` is filled from the audit of an earlier conversion to `out`.
+        ratios: Shares of train, val and test; None does not split.
+        seed: Of the split.
+        strict: Write nothing if anything was skipped or repaired.
+        overwrite: Delete what the folder holds.
+        listed: Told what was skipped or repaired, before anything is written or refused.
+        progress: Told of each step.
+
+    Raises:
+        ConfigError: Unknown format, wrong shares, or `strict` and something was skipped.
+        DataError: The annotations cannot be read; see the format.
+        OutputExistsError: `out` is one of the inputs, or a folder that is not empty and `overwrite` is false.
+    """
+    reader = _reader(form)
+    record = out / "audit.json" if ratios is not None else out.with_suffix(".audit.json")
+    _check_output(out, [*sources, *([images] if images is not None else [])], ratios, overwrite=overwrite)
+    options = replace(options, known_films=known_films(record))
+    dataset, skips = reader.read(sources, images, options, progress=progress)
+    listed(skips)
+    if strict and skips:
+        raise ConfigError(
+            f"{len(skips)} regions were skipped or repaired and --strict is set; nothing was written",
+            fix="Mend the regions listed above, or leave out --strict.",
+        )
+    split = split_by_patient(dataset, ratios, seed) if ratios is not None else None
+    near = near_identical(dataset, images, progress) if images is not None else None
+    sides = {name: [i.file_name for i in side.images] for name, side in split.sides.items()} if split else None
+    findings = audit(
+        dataset,
+        skips,
+        near=near,
+        sides=sides,
+        images=images,
+        sources=[str(path) for path in sources],
+        known=options.known_films,
+    )
+    if split is not None:
+        write_split(split, out, overwrite=overwrite)
+    else:
+        plugins.load("converters", "coco").write(dataset, out)
+    page = write_audit(findings, dataset, images, record, progress=progress)
+    return Conversion(dataset, skips, split, findings["attention"], page)
+
+
+def export(
+    source: Path, form: str, out: Path, images: Path | None = None, *, overwrite: bool = False, **settings: Any
+) -> Dataset:
+    """Write a COCO file, or the predictions of a results folder, in another format.
+
+    Args:
+        source: COCO file, or folder made by `predict`.
+        form: One of `write_formats`.
+        out: File or folder to write, as the format has it.
+        images: Folder of the films; VIA knows films by their sizes in bytes, which only the films tell.
+        overwrite: Delete what a folder `out` holds.
+        settings: Settings of the format's `write`; those that are None are left to it.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ConfigError: Unknown format, or a setting that it does not have.
+        DataError: The source cannot be read.
+        OutputExistsError: `out` is the source, or a folder that is not empty and `overwrite` is false.
+    """
+    if form not in write_formats():
+        raise ConfigError(f"cannot write {form!r}", fix=f"Formats: {', '.join(write_formats())}.")
+    write = plugins.load("converters", form).write
+    given = {name: value for name, value in settings.items() if value is not None}
+    unknown = sorted(given.keys() - inspect.signature(write).parameters.keys())
+    if unknown:
+        raise ConfigError(f"{form} has no setting {', '.join(unknown)}", fix="Leave it out.")
+    if out.resolve() == source.resolve():
+        raise OutputExistsError("the output would overwrite the input", where=out, fix="Choose another --out.")
+    dataset: Dataset
+    if source.is_dir():
+        dataset, _ = plugins.load("converters", "labelled").read([source], images)
+    else:
+        dataset = plugins.load("converters", "coco").read(source)
+    if out.is_dir():
+        prepare_folder(out, overwrite=overwrite, inputs=[source, *([images] if images is not None else [])])
+    write(_with_bytes(dataset, images) if images is not None else dataset, out, **given)
+    return dataset
+
+
+def _reader(form: str) -> Any:
+    if form == "coco":
+        raise ConfigError(
+            "COCO needs no conversion", fix="Use the file as it is; a broken one: vertinst convert repair."
+        )
+    if form not in read_formats():
+        raise ConfigError(f"cannot read {form!r}", fix=f"Formats: {', '.join(read_formats())}.")
+    return plugins.load("converters", form)
+
+
+def _check_output(out: Path, inputs: Sequence[Path], ratios: Sequence[float] | None, *, overwrite: bool) -> None:
+    """Before the work, not after it."""
+    if any(out.resolve() == path.resolve() for path in inputs):
+        raise OutputExistsError("the output would overwrite an input", where=out, fix="Choose another --out.")
+    if ratios is None:
+        if out.is_dir():
+            raise OutputExistsError("must be a file, got a folder", where=out, fix="Name a file: --out coco.json")
+        return
+    if out.is_dir() and any(out.iterdir()):
+        if not overwrite:
+            raise OutputExistsError(
+                "output folder exists and is not empty", where=out, fix="Choose another folder or add --overwrite."
+            )
+        keep_inputs(out, inputs)
+
+
+def _with_bytes(dataset: Dataset, images: Path) -> Dataset:
+    """The data set with the present sizes in bytes of the films that are there."""
+    records = []
+    for image in dataset.images:
+        path = inside(images, image.file_name)
+        size = {"size": path.stat().st_size} if path.is_file() else {}
+        records.append(replace(image, source={**image.source, **size}))
+    return replace(dataset, images=tuple(records))

@@ -106,7 +106,7 @@ def test_nearly_identical_films_on_two_sides_are_told(study, capsys):
     with Image.open(study / "films" / "P0_0.png") as film:
         film.resize((WIDTH * 2, HEIGHT * 2)).save(study / "films" / "P2_5.png")
     assert run(arguments(study, "split", "--split", "0.34,0.33,0.33", "--patient-regex", "P[0-9]")) == 0
-    assert "1 groups of films are nearly identical, 1 of them on two sides" in capsys.readouterr().err
+    assert "1 pairs of films are nearly identical, 1 groups of them on two sides" in capsys.readouterr().err
     assert "P2_5.png" in (study / "split" / "audit.html").read_text()
 
 
@@ -158,6 +158,13 @@ def test_every_format_is_written_and_read_again(study, form, capsys):
     assert len(json.loads((study / "b.json").read_text())["annotations"]) == 24
 
 
+def test_what_a_format_cannot_hold_is_listed(study, capsys):
+    assert run(arguments(study)) == 0
+    capsys.readouterr()
+    assert run(["export", f"{study}/coco.json", "--format", "masks", "--kind", "binary", "--out", f"{study}/m"]) == 0
+    assert re.search(r"P0_0.png.*(class|level|attribute|instance)", capsys.readouterr().err)
+
+
 def test_wrong_exports_are_refused(study, capsys):
     assert run(arguments(study)) == 0
     source, out = study / "coco.json", study / "out"
@@ -184,5 +191,7 @@ def test_wrong_conversions_are_refused(study, capsys):
         convert.convert("via", [study / "a.json"], study / "films", study / "a.json", options)
     with pytest.raises(OutputExistsError, match="got a folder"):
         convert.convert("via", [study / "a.json"], study / "films", study, options)
+    with pytest.raises(ConfigError, match="via has no setting mask_kind"):
+        convert.convert("via", [study / "a.json"], study / "films", study / "o.json", ReadOptions(mask_kind="binary"))
     assert run(arguments(study, "s", "--split", "most")) == 2
     assert "--split must be numbers" in capsys.readouterr().err

@@ -184,6 +184,9 @@ def conversion(form: str) -> Callable[..., None]:
         seed: Annotated[int, typer.Option(help="Of the split: the same seed gives the same one.")] = 0,
         strict: Annotated[bool, typer.Option("--strict", help="Fail if anything is skipped or repaired.")] = False,
         overwrite: Overwrite = False,
+        mask_kind: str | None = typer.Option(
+            None, help="Instead of by what is there: instances, classes or binary.", hidden=form != "masks"
+        ),
     ) -> None:
         from vertinst.convert import convert
         from vertinst.structures.conversion import ReadOptions
@@ -197,6 +200,7 @@ def conversion(form: str) -> Callable[..., None]:
             line_width_px=line_width,
             drop_duplicates=drop_duplicates,
             ignore_exif=ignore_exif,
+            mask_kind=mask_kind,
         )
         refuse_to_replace(out_path, class_map)
         shares = parse_ratios(ratios, "--split") if ratios is not None else None
@@ -226,8 +230,8 @@ def show_conversion(result: Any, out_path: Path) -> None:
     attention = result.attention
     if attention["near_identical"]:
         apart = attention["near_identical_across_sides"]
-        split = f", {apart} of them on two sides of the split" if apart is not None else ""
-        err.print(f"{attention['near_identical']} groups of films are nearly identical{split}: see the audit.")
+        split = f", {apart} groups of them on two sides of the split" if apart is not None else ""
+        err.print(f"{attention['near_identical']} pairs of films are nearly identical{split}: see the audit.")
     suspicious = (attention["suspicious_instances"] or 0) + (attention["suspicious_films"] or 0)
     if suspicious:
         err.print(f"{suspicious} instances and films look suspicious: see the audit.")
@@ -270,7 +274,8 @@ def export(
     from vertinst.convert import export as run_export
 
     settings = {"film_path": film_path, "kind": kind}
-    dataset = run_export(source, form, out_path, images, overwrite=overwrite, **settings)
+    dataset, losses = run_export(source, form, out_path, images, overwrite=overwrite, **settings)
+    list_skips(losses)
     show_counts(dataset.counts(), f"{len(dataset)} films, written to {out_path}")
 
 

@@ -91,6 +91,8 @@ def convert(
         OutputExistsError: `out` is one of the inputs, or a folder that is not empty and `overwrite` is false.
     """
     reader = _reader(form)
+    if options.mask_kind is not None and form != "masks":
+        raise ConfigError(f"{form} has no setting mask_kind", fix="Leave it out.")
     record = out / "audit.json" if ratios is not None else out.with_suffix(".audit.json")
     _check_output(out, [*sources, *([images] if images is not None else [])], ratios, overwrite=overwrite)
     options = replace(options, known_films=known_films(record))
@@ -123,7 +125,7 @@ def convert(
 
 def export(
     source: Path, form: str, out: Path, images: Path | None = None, *, overwrite: bool = False, **settings: Any
-) -> Dataset:
+) -> tuple[Dataset, tuple[Skip, ...]]:
     """Write a COCO file, or the predictions of a results folder, in another format.
 
     Args:
@@ -135,7 +137,7 @@ def export(
         settings: Settings of the format's `write`; those that are None are left to it.
 
     Returns:
-        What was written.
+        The data set, and what of it the format cannot hold.
 
     Raises:
         ConfigError: Unknown format, or a setting that it does not have.
@@ -158,8 +160,8 @@ def export(
         dataset = plugins.load("converters", "coco").read(source)
     if out.is_dir():
         prepare_folder(out, overwrite=overwrite, inputs=[source, *([images] if images is not None else [])])
-    write(_with_bytes(dataset, images) if images is not None else dataset, out, **given)
-    return dataset
+    losses = write(_with_bytes(dataset, images) if images is not None else dataset, out, **given)
+    return dataset, tuple(losses or ())
 
 
 def _reader(form: str) -> Any:

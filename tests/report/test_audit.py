@@ -359,7 +359,9 @@ def test_page_can_be_read_by_everyone(whole):
     assert all(image.get("alt") for image in page.all("img"))
     assert "prefers-color-scheme: dark" in text
     # All distributions but that of overlaps, of which there are none.
-    assert len([s for s in page.all("source") if "dark" in s["media"]]) == 4
+    drawings = page.all("svg")
+    assert len(drawings) == 4
+    assert all(drawing["role"] == "img" and drawing["aria-label"] for drawing in drawings)
 
 
 def test_page_shows_each_skip_and_what_is_suspicious(whole):

@@ -13,8 +13,9 @@ import jinja2
 
 from vertinst.files import write_json, write_text
 from vertinst.progress import Progress, silent, track
-from vertinst.report.audit_figures import plot_distributions
+from vertinst.report.audit_figures import FRAME, plot_distributions
 from vertinst.report.audit_pictures import film_picture, instance_pictures
+from vertinst.report.palette import COLOURS
 from vertinst.structures import Dataset
 from vertinst.version import __version__
 
@@ -109,6 +110,8 @@ def _contents(
         "without": audit["counts"]["without_annotations"][:SHOWN_NAMES],
         "not_compared": audit["distributions"]["overlap"]["films_not_compared"][:SHOWN_NAMES],
         "plots": plot_distributions(audit["distributions"]),
+        "frame": FRAME,
+        "colours": COLOURS,
     }
 
 

@@ -16,18 +16,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vertinst.errors import DataError
+from vertinst.report.palette import COLOURS
 
-__all__ = ["COLOURS", "INK", "Curves", "Plot", "data_uri", "frame", "plot_curves", "read_curves"]
+__all__ = ["Curves", "Plot", "plot_curves", "read_curves"]
 
 Series: TypeAlias = tuple[list[float], list[float]]
 
-# Okabe and Ito's palette, each page with the shades that it does not swallow; dashes tell lines apart without colour.
-COLOURS = {
-    "light": ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
-    "dark": ("#56b4e9", "#e69f00", "#1fc79a", "#e59ac4", "#f0e442", "#ff8a4c"),
-}
+# Dashes tell lines apart without colour.
 _DASHES = ("-", "--", "-.", ":")
-INK = {"light": "#333a42", "dark": "#c9d1d9"}
+_INK = {"light": "#333a42", "dark": "#c9d1d9"}
 _MAX_ROWS = 1_000_000
 
 
@@ -135,19 +132,19 @@ def _draw(lines: Mapping[str, Series], unit: str, theme: str) -> str:
                 linewidth=1.6,
                 label=_words(name),
             )
-        _style(figure, axes, unit, INK[theme])
-        return data_uri(figure)
+        _style(figure, axes, unit, _INK[theme])
+        return _data_uri(figure)
 
 
 def _style(figure: Figure, axes: Axes, unit: str, ink: str) -> None:
-    frame(axes, "epoch", unit, ink)
+    _frame(axes, "epoch", unit, ink)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     # From zero, and shares on their whole range: a cut axis makes small steps look large.
     axes.set_ylim(bottom=0, top=1 if unit == "score" and axes.get_ylim()[1] <= 1.1 else None)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, labelcolor=ink)
 
 
-def frame(axes: Axes, x_label: str, y_label: str, ink: str) -> None:
+def _frame(axes: Axes, x_label: str, y_label: str, ink: str) -> None:
     """Labels, grid and edges in the page's ink."""
     axes.set_xlabel(x_label, color=ink)
     axes.set_ylabel(y_label, color=ink)
@@ -160,7 +157,7 @@ def frame(axes: Axes, x_label: str, y_label: str, ink: str) -> None:
         edge.set_color(ink)
 
 
-def data_uri(figure: Figure) -> str:
+def _data_uri(figure: Figure) -> str:
     """A figure as SVG without a trace of when and by what it was drawn."""
     buffer = io.BytesIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}

@@ -199,11 +199,20 @@ def _count(
     """How many regions have a known class in each attribute, and how many have anything there."""
     known: Counter[str] = Counter()
     filled: Counter[str] = Counter()
+    # Most regions say one of a few words: each is looked up once.
+    judged: dict[tuple[str, str, int], tuple[bool, bool]] = {}
     for attributes, options in regions:
         for name in attributes if only is None else (only,):
-            choices = ticked(attributes, name, options)
-            filled[name] += bool(choices)
-            known[name] += any(_first_known(texts, names) is not None for texts in choices)
+            value = attributes.get(name)
+            key = (name, value, id(options)) if isinstance(value, str) else None
+            verdict = judged.get(key) if key is not None else None
+            if verdict is None:
+                choices = ticked(attributes, name, options)
+                verdict = bool(choices), any(_first_known(texts, names) is not None for texts in choices)
+            if key is not None:
+                judged[key] = verdict
+            filled[name] += verdict[0]
+            known[name] += verdict[1]
     return known, filled
 
 

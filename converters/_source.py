@@ -82,5 +82,8 @@ def tidy(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, dict):
+        # Nearly all are a few plain words, and are taken as they stand.
+        if all(type(k) is str and k.isascii() and type(v) is str and v.isascii() for k, v in value.items()):
+            return dict(value)
         return {tidy(k): tidy(v) for k, v in value.items()}
     return [tidy(v) for v in value] if isinstance(value, list) else value

@@ -128,3 +128,19 @@ def test_a_film_is_called_after_its_name_without_the_suffix_unless_that_is_a_num
 
     names = ("a.png", "b/c.tar.dcm", "b\\c.dicom", "1.2.840.1", "1.2.840.1.dcm", "IM0001")
     assert [film_stem(n) for n in names] == ["a", "b/c.tar", "b/c", "1.2.840.1", "1.2.840.1", "IM0001"]
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**30, 2**64, 12345678901234567890, 1.5e300, -0.1, 1e22])
+def test_numbers_of_json_are_read_to_the_last_digit(tmp_path, number):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"a": [number], "b": 1}))
+    (value,) = read_json(path)["a"]
+    assert (value, type(value)) == (number, type(number))
+
+
+def test_numbers_that_json_has_not_are_read_as_python_writes_them(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('[NaN, Infinity, "\\ud800", 1e999]', encoding="utf-8")
+    nan, infinity, surrogate, large = read_json(path)
+    assert nan != nan
+    assert (infinity, surrogate, large) == (float("inf"), "\ud800", float("inf"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
+import orjson
 
 from vertinst.collector import collector_paused
 from vertinst.errors import DataError, OutputExistsError, VertinstError
@@ -36,6 +38,9 @@ _QUOTE = ord('"')
 _STEPS = np.zeros(256, dtype=np.int8)
 _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 _NO_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
+# Digits in a row that 64 bits may be too few for, in a text whose digits are all written as 0.
+_LONG_NUMBER = b"0" * 19
+_DIGITS_ALIKE = bytes.maketrans(b"123456789", b"0" * 9)
 # On most file systems: bytes of one part of a path, and of a whole path less a generous folder.
 _MAX_NAME_BYTES = 255
 _MAX_PATH_BYTES = 2000
@@ -144,10 +149,14 @@ def read_json(path: Path) -> Any:
 def _parse(raw: bytes) -> tuple[Any, int]:
     """Content of a JSON text, and how deep it is nested."""
     depth = _depth(raw)
-    text = raw.decode("utf-8-sig")
-    # Large files are held in memory once, not twice.
-    del raw
     with collector_paused():
+        # Twice as fast, but it refuses NaN and rounds integers of more than 64 bits.
+        if _LONG_NUMBER not in raw.translate(_DIGITS_ALIKE):
+            with suppress(orjson.JSONDecodeError):
+                return orjson.loads(raw.removeprefix(codecs.BOM_UTF8)), depth
+        text = raw.decode("utf-8-sig")
+        # Large files are held in memory once, not twice.
+        del raw
         return json.loads(text), depth
 
 

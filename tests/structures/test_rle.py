@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -184,16 +184,19 @@ WAVY = st.builds(
 
 
 @settings(max_examples=150, deadline=None)
-@given(WAVY)
-def test_polygon_to_mask_to_polygon_moves_no_boundary_by_more_than_half_a_pixel(points):
-    # The rasteriser rounds to fifths of a pixel, which adds its part.
+@given(WAVY, st.booleans())
+def test_polygon_to_mask_to_polygon_moves_no_boundary_by_more_than_half_a_pixel(points, whole):
+    # The rasteriser rounds to fifths of a pixel. Whole-numbered vertices, as VIA writes them, stay where they are, and
+    # only what lies between them is rounded; others move as well.
     size = (150, 150)
+    points = np.round(points) if whole else points
+    assume(shapely.Polygon(points).is_valid)
     mask = rle.polygons_to_rle([points], size)
     traced, *others = rle.rle_to_polygons(mask)
     assert not others
     assert not traced.holes
     before, after = shapely.LinearRing(points), shapely.LinearRing(traced.exterior)
-    assert shapely.hausdorff_distance(before, after, densify=0.02) <= 0.5 + 0.2
+    assert shapely.hausdorff_distance(before, after, densify=0.02) <= 0.5 + (0.05 if whole else 0.2)
     assert rle.polygons_to_rle([traced.exterior], size) == mask
 
 

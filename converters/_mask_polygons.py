@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -12,13 +13,15 @@ import shapely
 from vertinst.structures import rle as rle_masks
 from vertinst.structures.rle import Rle
 
-__all__ = ["simple_polygons"]
+__all__ = ["Points", "simple_polygons", "thinned_polygons"]
 
 Patch = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
 
 _BRIDGED_PX = 0.8
 _NECK_PX = 0.1
+# Shapely may also leave out the point where a ring begins, and then moves the outline further than it was told.
+_SHARES = (1.0, 0.9, 0.75, 0.5, 0.25)
 # Distances from as many pixels to all vertices are held in memory together.
 _AT_ONCE = 256
 
@@ -43,6 +46,52 @@ def simple_polygons(mask: Rle) -> list[Points]:
     patch = _columns(mask, left, right)[top:bottom]
     found = [points + np.array([left, top]) for points in _pieces(patch)]
     return sorted(found, key=lambda points: -cv2.contourArea(points.astype(np.float32)))
+
+
+def thinned_polygons(polygons: Sequence[Points], tolerance_px: float) -> list[Points]:
+    """Polygons with as few vertices as a tolerance allows, so that a person can correct them.
+
+    Args:
+        polygons: As `simple_polygons` gives them, the largest first; possibly none.
+        tolerance_px: At least 0.
+
+    Returns:
+        Each with some of its vertices, in their order: no point of an outline is further than the tolerance from the
+        other outline (Hausdorff distance), and none crosses itself. Polygons of less area than a circle of that radius
+        are left out, but the first stays; those of which no pixel would be left stay as they are.
+    """
+    kept = []
+    for number, points in enumerate(polygons):
+        if number and shapely.Polygon(points).area < math.pi * tolerance_px**2:
+            continue
+        found = (_simplified(points, share * tolerance_px) for share in _SHARES)
+        fitting = (thin for thin in found if _moved_px(points, thin) <= tolerance_px and _covers_a_pixel(thin))
+        kept.append(next(fitting, points))
+    return kept
+
+
+def _simplified(points: Points, tolerance_px: float) -> Points:
+    # From a corner that stays: the point furthest from the middle.
+    start = int(np.square(points - points.mean(axis=0)).sum(axis=1).argmax())
+    outline = shapely.Polygon(np.roll(points, -start, axis=0))
+    thin = shapely.simplify(outline, tolerance_px, preserve_topology=True)
+    return np.asarray(thin.exterior.coords)[:-1]
+
+
+def _moved_px(outline: Points, thin: Points) -> float:
+    """How far the vertices that were left out lie from the sides that stand for them, at most."""
+    numbers = {point: number for number, point in enumerate(map(tuple, outline.tolist()))}
+    at = np.array([numbers[point] for point in map(tuple, thin.tolist())])
+    turned = np.roll(outline, -at[0], axis=0)
+    steps = np.diff((at - at[0]) % len(outline), append=len(outline))
+    sides = shapely.linestrings(np.stack([thin, np.roll(thin, -1, axis=0)], axis=1))
+    return float(shapely.distance(shapely.points(turned), np.repeat(sides, steps)).max())
+
+
+def _covers_a_pixel(points: Points) -> bool:
+    low, high = np.floor(points.min(axis=0)), np.ceil(points.max(axis=0))
+    width, height = (int(v) for v in high - low)
+    return rle_masks.area(rle_masks.polygons_to_rle([points - low], (max(1, height), max(1, width)))) > 0
 
 
 def _columns(mask: Rle, left: int, right: int) -> Patch:

@@ -7,20 +7,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vertinst.errors import DataError
+from vertinst.errors import ConfigError, DataError
 from vertinst.files import write_json
+from vertinst.structures.conversion import Skip
 from vertinst.structures.dataset import Dataset, ImageRecord
 
 from ._film_attributes import film_fields
 from ._via_definitions import choose, complete, labels_of
-from ._via_regions import Film, as_mapping, class_attribute, name_all, regions_of
+from ._via_parts import Film, regions_of
+from ._via_regions import as_mapping, class_attribute, name_all
 
 __all__ = ["write"]
 
 Section = dict[str, dict[str, Any]]
 
+_MAX_TOLERANCE_PX = 1000.0
 
-def write(dataset: Dataset, path: Path, *, film_path: str = "") -> None:
+
+def write(dataset: Dataset, path: Path, *, film_path: str = "", tolerance_px: float = 0.0) -> tuple[Skip, ...]:
     """Write a VIA 2 project; `read` gives the same annotations again.
 
     Outlines, attributes, regions that could not be read, and attribute definitions are written as their source had
@@ -39,19 +43,34 @@ def write(dataset: Dataset, path: Path, *, film_path: str = "") -> None:
             name, so names are then those of the data set, relative to the folder. If empty, names are those that the
             source wrote (URLs, for example) as long as they name the same file, and the user adds the films in VIA,
             which knows them by name.
+        tolerance_px: 0 gives every pixel of the masks without outlines; above that, their polygons have as few points
+            as keep each boundary within this distance, for a person to correct, and parts of less area than a circle of
+            this radius are left out where a larger one is there.
+
+    Returns:
+        What was thinned or left out, outlines that do not belong to their masks, and regions that no annotation was
+        made of whose shapes would make VIA stop: they are written under another name, which VIA leaves alone.
 
     Raises:
+        ConfigError: The tolerance is not from 0 to 1000 px.
         DataError: An attribute cannot be written as JSON.
         VertinstError: The file cannot be written.
     """
+    if not 0 <= tolerance_px <= _MAX_TOLERANCE_PX:
+        raise ConfigError(
+            f"tolerance must be from 0 to {_MAX_TOLERANCE_PX:g} px, got {tolerance_px:g}",
+            fix="Give a distance on your films, for example --tolerance 1.",
+        )
+    losses: list[Skip] = []
+    films = [regions_of(image, losses, tolerance_px) for image in dataset.images]
     try:
-        write_json(path, _project(dataset, path.stem, film_path))
+        write_json(path, _project(dataset, films, path.stem, film_path, losses))
     except (ValueError, TypeError) as error:
         raise DataError("an attribute cannot be written as JSON", where=path, fix="Use text and numbers.") from error
+    return tuple(losses)
 
 
-def _project(dataset: Dataset, name: str, film_path: str) -> dict[str, Any]:
-    films = [regions_of(image) for image in dataset.images]
+def _project(dataset: Dataset, films: Sequence[Film], name: str, film_path: str, losses: list[Skip]) -> dict[str, Any]:
     unread = [as_mapping(r, "region_attributes") for image in dataset.images for r in image.unread]
     written = [p.attributes for film in films for _, parts in film.groups for p in parts]
     region = complete(_section(dataset, "region"), [*written, *unread])
@@ -62,7 +81,7 @@ def _project(dataset: Dataset, name: str, film_path: str) -> dict[str, Any]:
     # Completed once more: what was just added has no definition yet.
     region, film = complete(region, written), complete(film, attributes)
     names = _names(dataset.images, own=bool(film_path))
-    entries = [_entry(*both) for both in zip(films, names, attributes, strict=True)]
+    entries = [_entry(*each, losses) for each in zip(films, names, attributes, strict=True)]
     keys = _keys(entries)
     return {
         "_via_settings": _settings(name, film_path, _label(films, named), named),
@@ -77,7 +96,7 @@ def _section(dataset: Dataset, kind: str) -> Mapping[str, Any]:
     return dataset.attribute_definitions.get(kind) or {}
 
 
-def _entry(film: Film, name: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
+def _entry(film: Film, name: str, attributes: Mapping[str, Any], losses: list[Skip]) -> dict[str, Any]:
     parts = [part for _, parts in film.groups for part in parts]
     regions = [{"shape_attributes": p.shape, "region_attributes": p.attributes} for p in parts]
     size = film.image.source.get("size")
@@ -86,15 +105,35 @@ def _entry(film: Film, name: str, attributes: Mapping[str, Any]) -> dict[str, An
     return {
         "filename": name,
         "size": size if known else -1,
-        "regions": [*regions, *(_as_region(r) for r in film.image.unread)],
+        "regions": [*regions, *(_as_region(r, film.image.file_name, losses) for r in film.image.unread)],
         "file_attributes": dict(attributes),
         **({"fileref": fileref} if fileref else {}),
     }
 
 
-def _as_region(unread: Mapping[str, Any]) -> dict[str, Any]:
-    """A region that VIA can load whatever it holds: two dicts."""
-    return {**unread, **{key: dict(as_mapping(unread, key)) for key in ("shape_attributes", "region_attributes")}}
+def _as_region(unread: Mapping[str, Any], film: str, losses: list[Skip]) -> dict[str, Any]:
+    """A region that VIA can load and draw whatever it holds."""
+    shape, attributes = (dict(as_mapping(unread, key)) for key in ("shape_attributes", "region_attributes"))
+    if _stops_via(shape):
+        reason = f"{shape['name']} that no program can draw: kept as a shape that VIA does not know"
+        losses.append(Skip("", film, None, reason, repaired=True))
+        shape["name"] = f"unreadable {shape['name']}"
+    return {**unread, "shape_attributes": shape, "region_attributes": attributes}
+
+
+def _stops_via(shape: Mapping[str, Any]) -> bool:
+    """Whether VIA, which passes over shapes that it does not know, would stop at this one when it shows the film."""
+    name = shape.get("name")
+    if name in ("polygon", "polyline"):
+        return not all(isinstance(shape.get(key), list) for key in ("all_points_x", "all_points_y"))
+    return name in ("circle", "ellipse") and any(_is_negative(shape.get(key)) for key in ("r", "rx", "ry"))
+
+
+def _is_negative(value: Any) -> bool:
+    """Whether a browser takes a value for a number below 0."""
+    if isinstance(value, str):
+        return value.strip().startswith("-")
+    return isinstance(value, int | float) and value < 0
 
 
 def _names(images: Sequence[ImageRecord], *, own: bool) -> list[str]:

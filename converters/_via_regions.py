@@ -1,115 +1,27 @@
-"""Annotations as VIA regions, so that reading these again gives the same annotations."""
+"""Attributes of VIA regions completed, so that reading these again gives the same annotations."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from vertinst.errors import DataError
-from vertinst.structures import rle as rle_masks
-from vertinst.structures.dataset import Annotation, Dataset, ImageRecord
-from vertinst.structures.rle import Rle
+from vertinst.structures.dataset import Annotation, Dataset
 from vertinst.structures.spine import level_name
 
 from . import _via_definitions as definitions
 from ._classes import ClassReader, choose_classes, ticked, truth
-from ._draw import rasterise
-from ._mask_polygons import simple_polygons
-from ._shapes import RegionFault, trace
+from ._shapes import RegionFault
 from ._source import Entry, Options, Region
+from ._via_parts import Film, Part
 
-__all__ = ["Film", "as_mapping", "class_attribute", "name_all", "regions_of"]
+__all__ = ["as_mapping", "class_attribute", "name_all"]
 
 Section = dict[str, dict[str, Any]]
 
 _INSTANCE = ("instance", "instanz")
 _LEVELS = ("level", "höhe")
-# VIA's regions have a place even where there is nothing to draw.
-_NOWHERE = {"name": "polygon", "all_points_x": [0, 0, 0], "all_points_y": [0, 0, 0]}
-
-
-@dataclass(frozen=True)
-class Part:
-    """One region to be written; its attributes are still completed."""
-
-    shape: Mapping[str, Any]
-    attributes: dict[str, Any]
-
-    @property
-    def is_point(self) -> bool:
-        """Whether it is a landmark of an instance, not an outline."""
-        return bool(self.shape.get("name") == "point")
-
-
-@dataclass(frozen=True)
-class Film:
-    """The regions of one film.
-
-    Attributes:
-        image: The film.
-        groups: Each annotation with its regions.
-    """
-
-    image: ImageRecord
-    groups: tuple[tuple[Annotation, tuple[Part, ...]], ...]
-
-
-def regions_of(image: ImageRecord) -> Film:
-    """The regions of a film as they are, before anything is added to their attributes.
-
-    Outlines are written vertex by vertex with the attributes that each had. What the mask has beyond them is written as
-    polygons, and all of it where there is no outline, or one that does not belong to the mask: it covers more.
-    Keypoints that no point among the outlines stands for become points.
-    An annotation without a pixel becomes a polygon of no area in the corner of the film, so that its attributes stay.
-    """
-    return Film(image, tuple((annotation, tuple(_parts(annotation))) for annotation in image.annotations))
-
-
-def _parts(annotation: Annotation) -> Iterator[Part]:
-    own = annotation.part_attributes
-    covered = _covered(annotation)
-    drawn = 0
-    for number, outline in enumerate(annotation.outlines):
-        is_point = outline.get("name") == "point"
-        if is_point or covered is not None:
-            drawn += not is_point
-            yield Part(dict(outline), dict(own[number] if number < len(own) else annotation.attributes))
-    if covered is None or covered is not annotation.mask:
-        rest = annotation.mask if covered is None else rle_masks.difference(annotation.mask, covered)
-        for points in simple_polygons(rest):
-            drawn += 1
-            shape = {"name": "polygon", "all_points_x": points[:, 0].tolist(), "all_points_y": points[:, 1].tolist()}
-            yield Part(shape, dict(annotation.attributes))
-    if not drawn:
-        yield Part(dict(_NOWHERE), dict(annotation.attributes))
-    there = [(o.get("cx"), o.get("cy")) for o in annotation.outlines if o.get("name") == "point"]
-    for name, (x, y) in annotation.keypoints.items():
-        if (x, y) in there:
-            there.remove((x, y))
-        else:
-            yield Part({"name": "point", "cx": x, "cy": y}, {"keypoint": name})
-
-
-def _covered(annotation: Annotation) -> Rle | None:
-    """What of the mask the outlines cover; None if there is no outline, or one that covers what the mask does not."""
-    outlines = [o for o in annotation.outlines if o.get("name") != "point"]
-    if not outlines:
-        return None
-    if annotation.drawn:
-        return annotation.mask
-    size = (int(annotation.mask["size"][0]), int(annotation.mask["size"][1]))
-    masks = []
-    for outline in outlines:
-        try:
-            masks.append(rasterise(trace(outline), size)[0])
-        except RegionFault:
-            # An open line, whose width is not known here: its mask is taken to be the annotation's.
-            return annotation.mask
-    union = rle_masks.union(masks, size)
-    if union["counts"] == annotation.mask["counts"]:
-        return annotation.mask
-    return union if rle_masks.area(rle_masks.difference(union, annotation.mask)) == 0 else None
 
 
 def class_attribute(dataset: Dataset, films: Sequence[Film], section: Section) -> tuple[str | None, ClassReader | None]:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import shapely
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from vertinst.converters._mask_polygons import simple_polygons
+from vertinst.converters._mask_polygons import simple_polygons, thinned_polygons
 from vertinst.structures import rle
 
 
@@ -60,3 +61,30 @@ def test_large_film_is_not_decoded_as_a_whole():
     mask = rle.polygons_to_rle([np.array([[5, 5], [9, 5], [9, 9], [5, 9.0]])], (20_000, 20_000))
     (polygon,) = simple_polygons(mask)
     assert rle.polygons_to_rle([polygon], (20_000, 20_000)) == mask
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=14)),
+    st.sampled_from([1, 3]),
+    st.floats(0.1, 6),
+)
+def test_thinned_outlines_stay_within_the_tolerance(grid, scale, tolerance):
+    polygons = simple_polygons(rle.encode(np.kron(grid, np.ones((scale, scale), dtype=bool))))
+    large = [p for n, p in enumerate(polygons) if n == 0 or shapely.Polygon(p).area >= np.pi * tolerance**2]
+    thin = thinned_polygons(polygons, tolerance)
+    assert len(thin) == len(large)
+    for before, after in zip(large, thin, strict=True):
+        assert shapely.Polygon(after).is_valid
+        rings = shapely.linearrings(before), shapely.linearrings(after)
+        assert shapely.hausdorff_distance(*rings, densify=0.05) <= tolerance + 1e-9
+        assert rle.area(rle.polygons_to_rle([after], (60, 60))) > 0
+
+
+def test_a_vertebra_gets_few_points():
+    rows, columns = grid(300)
+    mask = (abs(rows - 150) / 60) ** 4 + (abs(columns - 150 - (rows - 150) / 5) / 100) ** 4 < 1
+    (exact,) = simple_polygons(rle.encode(mask))
+    (thin,) = thinned_polygons([exact], 1.0)
+    assert len(thin) * 3 < len(exact)
+    assert rle.iou([rle.encode(mask)], [rle.polygons_to_rle([thin], mask.shape)])[0, 0] > 0.98

@@ -159,6 +159,38 @@ def test_via_shows_all_and_exports_it_unchanged(tmp_path):
     assert json.loads(result["json"]) == written["_via_img_metadata"]
 
 
+# Of shapes that readers of other formats leave out, and broken ones of VIA's own.
+ODD_SHAPES = [
+    {"name": "mask", "size": [5, 5], "counts": "0^1", "parts": [{"a": {"b": [1, None]}}]},
+    {"name": "tag"},
+    {"name": "yolo", "line": "0 nan, 1"},
+    {"name": "unknown", "segmentation": [[1, 2]], "bbox": None},
+    {"name": None},
+    {"name": ["polygon"]},
+    {"name": "polygon", "points": "1,2;3,4"},
+    {"name": "polygon", "all_points_x": [], "all_points_y": []},
+    {"name": "polyline", "all_points_x": [1, None, "3"], "all_points_y": [1]},
+    {"name": "rect", "x": "a", "width": None},
+    {"name": "circle", "cx": 5, "cy": 5, "r": -3},
+    {"name": "ellipse", "cx": "5", "cy": "5", "rx": "-3", "ry": "2"},
+    {"name": "point", "points": []},
+]
+
+
+def test_via_opens_regions_of_any_shape(tmp_path):
+    unread = tuple({"shape_attributes": shape, "region_attributes": {"class": "rod"}} for shape in ODD_SHAPES)
+    (tmp_path / "films").mkdir()
+    Image.fromarray(np.full((HEIGHT, WIDTH), 90, np.uint8)).save(tmp_path / "films" / "a.png")
+    vertebra = Annotation("lumbar", ring(60, 60, 30, 0))
+    record = ImageRecord(1, "a.png", WIDTH, HEIGHT, annotations=(vertebra,), unread=unread)
+    path = tmp_path / "project.json"
+    changed = via.write(Dataset(CLASSES, (record,)), path, film_path="films", tolerance_px=1)
+    assert len(changed) == 4
+    result = through_via(path)
+    assert (result["errors"], result["shown"]) == ([], {"a.png": True})
+    assert json.loads(result["project"]) == json.loads(path.read_text(encoding="utf-8"))
+
+
 def test_exports_of_via_read_as_the_project_does(tmp_path):
     # Without definitions: exports have none, so that an option id would mean nothing there.
     path = tmp_path / "project.json"

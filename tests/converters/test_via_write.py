@@ -16,7 +16,7 @@ from PIL import Image
 from vertinst.converters import coco, via
 from vertinst.converters._classes import CLASS_NOTE
 from vertinst.converters.via import write
-from vertinst.errors import DataError
+from vertinst.errors import ConfigError, DataError
 from vertinst.structures import rle
 from vertinst.structures.conversion import ReadOptions
 from vertinst.structures.dataset import CLASSES, Annotation, Dataset, ImageRecord
@@ -474,3 +474,69 @@ def test_strangers_data_of_any_form_is_written(tmp_path):
     (entry,) = written(data, tmp_path)["_via_img_metadata"].values()
     assert (entry["filename"], entry["size"]) == ("a.png", -1)
     assert entry["regions"][-2:] == [{"shape_attributes": {}, "region_attributes": {}}] * 2
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        {"name": "polygon", "points": "1,2;3,4"},
+        {"name": "polyline", "all_points_x": [1, 2, 3], "all_points_y": None},
+        {"name": "circle", "cx": 5, "cy": 5, "r": -3},
+        {"name": "ellipse", "cx": "5", "cy": "5", "rx": "-3", "ry": "2"},
+    ],
+)
+def test_unread_shape_that_stops_via_is_kept_under_another_name(tmp_path, outline):
+    data = dataset(Annotation("lumbar", mask()), unread=(region(outline, note="n"),))
+    (skip,) = write(data, tmp_path / "out.json")
+    assert (skip.image, skip.repaired) == ("a.png", True)
+    assert outline["name"] in skip.reason
+    again, _ = via.read([tmp_path / "out.json"], films(tmp_path, "a.png"))
+    (kept,) = again.images[0].unread
+    assert kept == region({**outline, "name": f"unreadable {outline['name']}"}, note="n")
+
+
+def test_outline_that_cannot_be_drawn_gives_way_to_the_mask(tmp_path):
+    data = dataset(Annotation("lumbar", mask(), ({"name": "polygon", "all_points_x": None},)))
+    (skip,) = write(data, tmp_path / "out.json")
+    assert (skip.region, skip.repaired) == (0, True)
+    assert "does not belong to its mask" in skip.reason
+    again, _ = via.read([tmp_path / "out.json"], films(tmp_path, "a.png"))
+    assert again.images[0].annotations[0].mask == mask()
+
+
+def disc(*spots, radius=20):
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH] + 0.5
+    dense = np.hypot(rows - 30, columns - 40) < radius
+    for x, y in spots:
+        dense[y, x] = True
+    return rle.encode(dense)
+
+
+def test_tolerance_makes_outlines_of_masks_fit_to_be_dragged(tmp_path):
+    data = dataset(Annotation("lumbar", disc()), Annotation("rod", mask(), (box(),)))
+    exact, _ = written(data, tmp_path)["_via_img_metadata"]["a.png-1"]["regions"]
+    (skip,) = write(data, tmp_path / "out.json", tolerance_px=1)
+    thin, drawn = json.loads((tmp_path / "out.json").read_text())["_via_img_metadata"]["a.png-1"]["regions"]
+    counts = [len(r["shape_attributes"]["all_points_x"]) for r in (exact, thin)]
+    assert counts[1] * 2 < counts[0]
+    assert skip.reason == f"masks without outlines drawn with {counts[1]} points for {counts[0]}, moved by at most 1 px"
+    assert drawn["shape_attributes"] == box()
+    again, _ = via.read([tmp_path / "out.json"], films(tmp_path, "a.png"))
+    assert rle.iou([disc()], [again.images[0].annotations[0].mask])[0, 0] > 0.9
+
+
+def test_specks_are_left_out_and_listed_where_more_is_there(tmp_path):
+    alone = Annotation("screw", disc((2, 2), radius=0))
+    data = dataset(Annotation("cage", disc((2, 2), (70, 50))), alone)
+    skips = write(data, tmp_path / "out.json", tolerance_px=1)
+    assert [(s.region, s.repaired) for s in skips if "specks" in s.reason] == [(0, True)]
+    again, _ = via.read([tmp_path / "out.json"], films(tmp_path, "a.png"))
+    assert [len(a.outlines) for a in again.images[0].annotations] == [1, 1]
+    assert again.images[0].annotations[1].mask == alone.mask
+
+
+@pytest.mark.parametrize("tolerance", [-0.5, 1001, math.nan, math.inf])
+def test_tolerance_out_of_range_is_refused(tmp_path, tolerance):
+    with pytest.raises(ConfigError, match="tolerance must be from 0 to 1000 px"):
+        write(dataset(), tmp_path / "out.json", tolerance_px=tolerance)
+    assert not (tmp_path / "out.json").exists()

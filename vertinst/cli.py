@@ -264,6 +264,12 @@ def export(
     film_path: Annotated[
         str | None, typer.Option(help="VIA: folder or URL that VIA puts before the films' names.")
     ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PX", help="VIA: how far outlines of masks may move, to have fewer points; 0 draws every pixel."
+        ),
+    ] = None,
     kind: Annotated[str | None, typer.Option(help="masks: label-map, instances or binary.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -273,7 +279,7 @@ def export(
     """
     from vertinst.convert import export as run_export
 
-    settings = {"film_path": film_path, "kind": kind}
+    settings = {"film_path": film_path, "tolerance_px": tolerance, "kind": kind}
     dataset, losses = run_export(source, form, out_path, images, overwrite=overwrite, **settings)
     list_skips(losses)
     show_counts(dataset.counts(), f"{len(dataset)} films, written to {out_path}")

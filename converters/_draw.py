@@ -19,8 +19,13 @@ __all__ = ["check_line_width", "draw", "rasterise"]
 
 Points = npt.NDArray[np.float64]
 
-# Untangling may cut every edge with every other.
+# Untangling takes time with the square of the pieces that it makes: what an annotator draws makes a few, a file made to
+# harm makes millions.
 MAX_REPAIRED_POINTS = 20_000
+MAX_MEETINGS, MAX_NEIGHBOURS = 500, 1_000_000
+# Buffering takes time with the square of the points that lie within each other's width.
+MAX_LINE_POINTS = 1_000
+_EDGES_AT_ONCE = 100
 MAX_LINE_WIDTH_PX = 10_000.0
 
 
@@ -39,7 +44,7 @@ def draw(
         As `rasterise`; a rectangle of negative width or height, taken as drawn from its other corner, is a repair too.
 
     Raises:
-        RegionFault: As `trace` and `rasterise`; or a polyline without a width.
+        RegionFault: As `trace` and `rasterise`; or a polyline without a width, of too many points, or a tangled one.
     """
     if shape.get("name") == "polyline":
         return _draw_line(shape, image_size, line_width_px)
@@ -70,8 +75,9 @@ def rasterise(points: Points, image_size: tuple[int, int]) -> tuple[Rle, tuple[s
         image_size: (height, width) px.
 
     Returns:
-        A mask of at least one pixel, and the repairs in words: a self-intersecting outline is cut into valid parts, a
-        region that leaves the film is cut off at its edge.
+        A mask of at least one pixel, and the repairs in words: a self-intersecting outline is cut into valid parts (one
+        that meets itself in more than some 500 places is filled as drawn), a region that leaves the film is cut off at
+        its edge.
 
     Raises:
         RegionFault: Nothing of the region lies on the film.
@@ -80,8 +86,8 @@ def rasterise(points: Points, image_size: tuple[int, int]) -> tuple[Rle, tuple[s
     outline = shapely.Polygon(points)
     if outline.is_valid:
         mask = rle_masks.polygons_to_rle([points], image_size)
-    elif len(points) > MAX_REPAIRED_POINTS:
-        repairs.append("outline crosses itself, too long to be untangled: filled as drawn")
+    elif not _can_be_untangled(np.stack([points, np.roll(points, -1, axis=0)], axis=1)):
+        repairs.append("outline crosses itself in too many places to be untangled: filled as drawn")
         mask = rle_masks.polygons_to_rle([points], image_size)
     else:
         mask, parts = _untangle(outline, image_size)
@@ -107,8 +113,10 @@ def _draw_line(
     if width_px is None:
         raise RegionFault("an open line has no area: give --line-width")
     points = trace_line(shape)
-    if len(points) > MAX_REPAIRED_POINTS:
-        raise RegionFault(f"line must have at most {MAX_REPAIRED_POINTS} points, got {len(points)}")
+    if len(points) > MAX_LINE_POINTS:
+        raise RegionFault(f"line must have at most {MAX_LINE_POINTS} points, got {len(points)}")
+    if not _can_be_untangled(np.stack([points[:-1], points[1:]], axis=1)):
+        raise RegionFault("line crosses itself in too many places")
     area = shapely.buffer(shapely.LineString(points), width_px / 2, cap_style="flat")
     covered = [np.asarray(part.exterior.coords) for part in shapely.get_parts(area)]
     if not covered:
@@ -120,6 +128,29 @@ def _draw_line(
     if rle_masks.area(mask) == 0:
         raise RegionFault("covers no pixel of the film")
     return mask, tuple(repairs)
+
+
+def _can_be_untangled(edges: Points) -> bool:
+    """Whether edges (N, 2, 2), each beginning where the one before ends, meet in few places beyond their ends."""
+    if len(edges) > MAX_REPAIRED_POINTS:
+        return False
+    # What is traced twice, or back along itself, meets itself everywhere and is simple all the same.
+    order = np.lexsort((edges[:, :, 1], edges[:, :, 0]), axis=1)
+    distinct = np.unique(np.take_along_axis(edges, order[:, :, None], axis=1), axis=0)
+    lines = shapely.linestrings(distinct)
+    tree = shapely.STRtree(lines)
+    meetings = neighbours = 0
+    for start in range(0, len(lines), _EDGES_AT_ONCE):
+        first, second = tree.query(lines[start : start + _EDGES_AT_ONCE])
+        first += start
+        later = second > first
+        neighbours += int(later.sum())
+        if neighbours > MAX_NEIGHBOURS:
+            return False
+        meetings += int(shapely.intersects(lines[first[later]], lines[second[later]]).sum())
+        if meetings > len(lines) + MAX_MEETINGS:
+            return False
+    return True
 
 
 def _untangle(outline: shapely.Polygon, image_size: tuple[int, int]) -> tuple[Rle, int]:

@@ -221,6 +221,15 @@ def test_measures_of_many_are_those_of_each(masks):
     np.testing.assert_array_equal(boxes, np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]]))
 
 
+@pytest.mark.parametrize("count", [255, 256, 600])
+def test_hundreds_of_masks_are_measured_and_united(count):
+    masks = [rle.paste(np.ones((1, 1 + n % 3), dtype=bool), n // 30, n % 30, (40, 40)) for n in range(count)]
+    assert rle.areas(masks).tolist() == [rle.area(m) for m in masks]
+    assert rle.boxes_xywh(masks).tolist() == [rle.boxes_xywh([m])[0].tolist() for m in masks]
+    together = np.any([rle.decode(m) for m in masks], axis=0)
+    assert rle.union(masks, (40, 40)) == rle.encode(together)
+
+
 @settings(max_examples=60)
 @given(st.lists(WAVY | hnp.arrays(np.float64, (5, 2), elements=st.floats(-20, 170)), max_size=4))
 def test_polygons_drawn_together_are_those_drawn_alone(polygons):

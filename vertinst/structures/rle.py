@@ -49,6 +49,7 @@ Rle: TypeAlias = dict[str, Any]
 MAX_OUTLINE_PX = 2_000_000.0
 # Six chunks of five bits hold every run that an image of `MAX_PIXELS` can have.
 MAX_SHIFT = 30
+_MERGED_AT_ONCE = 16
 # 20,000 x 20,000: far above any film, far below what would exhaust a workstation as one bool mask.
 MAX_PIXELS = 400_000_000
 
@@ -288,7 +289,9 @@ def area(rle: Rle) -> int:
 
 def areas(masks: Sequence[Rle]) -> npt.NDArray[np.int64]:
     """Number of pixels of each mask, (N,)."""
-    return np.asarray(coco_mask.area(list(masks)), dtype=np.int64) if masks else np.zeros(0, dtype=np.int64)
+    # pycocotools 2.0.11 holds the number of masks in a byte.
+    blocks = (list(masks[start : start + 255]) for start in range(0, len(masks), 255))
+    return np.concatenate([np.zeros(0, dtype=np.int64), *(coco_mask.area(block).astype(np.int64) for block in blocks)])
 
 
 def boxes_xywh(masks: Sequence[Rle]) -> npt.NDArray[np.float64]:
@@ -304,7 +307,12 @@ def box_xyxy(rle: Rle) -> npt.NDArray[np.float32]:
 
 def union(masks: Sequence[Rle], image_size: Sequence[int]) -> Rle:
     """Pixels in any of the masks; the empty mask for none."""
-    return dict(coco_mask.merge(list(masks))) if masks else empty(image_size)
+    parts = list(masks)
+    # pycocotools adds one mask after the other to all before: of thousands that takes quadratic time.
+    while len(parts) > _MERGED_AT_ONCE:
+        blocks = range(0, len(parts), _MERGED_AT_ONCE)
+        parts = [coco_mask.merge(parts[start : start + _MERGED_AT_ONCE]) for start in blocks]
+    return dict(coco_mask.merge(parts)) if parts else empty(image_size)
 
 
 def intersection(a: Rle, b: Rle) -> Rle:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+
+from vertinst.errors import VertinstError
 
 __all__ = ["Block", "Box", "fit", "overlap_area", "write"]
 
@@ -88,8 +90,13 @@ def overlap_area(a: Box, b: Box) -> int:
 
 @lru_cache(maxsize=64)
 def _font(font_px: int) -> ImageFont.FreeTypeFont:
-    # The font that matplotlib ships: the same letters on every machine, whatever fonts it has.
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"), font_px)
+    # The font that matplotlib ships: the same letters on every machine, whatever fonts it has. It is found without
+    # importing matplotlib, which takes longer than a small conversion.
+    spec = find_spec("matplotlib")
+    if spec is None or spec.origin is None:
+        raise VertinstError("matplotlib is missing", fix="Install it: pip install matplotlib")
+    fonts = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
+    return ImageFont.truetype(str(fonts / "DejaVuSans-Bold.ttf"), font_px)
 
 
 def _halo_px(font_px: int) -> int:

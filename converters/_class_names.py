@@ -126,6 +126,8 @@ def _read_yaml(path: Path) -> Any:
         if path.stat().st_size > _MAX_MAP_BYTES:
             raise DataError(f"must be at most {_MAX_MAP_BYTES} bytes", where=path, fix="Give a list of class names.")
         return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except IsADirectoryError as error:
+        raise DataError("must be a file, got a folder", where=path, fix="Name the file in it.") from error
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", where=path, fix="Check the path.") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:

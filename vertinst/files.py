@@ -129,12 +129,18 @@ def read_json(path: Path) -> Any:
         content, depth = _parse(path.read_bytes())
     except FileNotFoundError as error:
         raise DataError("no such file", where=path, fix="Check the path.") from error
+    except IsADirectoryError as error:
+        raise DataError("must be a file, got a folder", where=path, fix="Name the file in it.") from error
     except OSError as error:
         raise DataError(
             f"cannot be read: {error.strerror}", where=path, fix="Check the path and permissions."
         ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            "is not valid JSON (no UTF-8 text)", where=path, fix="Check that it is the right file; export it again."
+        ) from error
     except (ValueError, RecursionError) as error:
-        # ValueError covers bytes that are not UTF-8, text that is not JSON, and numbers of thousands of digits.
+        # ValueError covers text that is not JSON and numbers of thousands of digits.
         place = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise DataError(
             f"is not valid JSON ({place})", where=path, fix="Export the file again, or repair it at that place."

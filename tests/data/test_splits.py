@@ -107,11 +107,11 @@ def test_two_ratios_leave_the_test_side_empty():
 def test_wrong_ratios(ratios, message):
     with pytest.raises(ConfigError, match=message) as error:
         split_by_patient(dataset(list("abcd")), ratios, 0)
-    assert "--ratios 0.8,0.1,0.1" in str(error.value)
+    assert "for example 0.8,0.1,0.1" in str(error.value)
 
 
 def test_too_few_patients_have_a_way_out():
-    with pytest.raises(DataError, match=r"at least 3 patients to split into 3 parts, got 2\n.*--ratios 0\.8,0\.2"):
+    with pytest.raises(DataError, match=r"at least 3 patients to split into 3 parts, got 2\n.*for example 0\.8,0\.2"):
         split_by_patient(dataset(["a", "b", "b", "b"]), (0.8, 0.1, 0.1), 0)
 
 

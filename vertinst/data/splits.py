@@ -70,7 +70,7 @@ def split_by_patient(dataset: Dataset, ratios: Sequence[float], seed: int) -> Sp
         what = "patients" if grouped else "patients (films that name none count as one each)"
         raise DataError(
             f"must have at least {sides} {what} to split into {sides} parts, got {len(groups)}",
-            fix="Ask for fewer parts, for example --ratios 0.8,0.2, or add films of other patients.",
+            fix="Ask for fewer parts, for example 0.8,0.2, or add films of other patients.",
         )
     order = np.random.default_rng(seed).permutation(len(groups))
     chosen = _assign(_portions([groups[i] for i in order], dataset.categories), shares)
@@ -127,7 +127,7 @@ def write_split(split: Split, out: Path, *, overwrite: bool = False) -> tuple[Pa
 
 def _shares(ratios: Sequence[float]) -> npt.NDArray[np.float64]:
     """The three shares, adding up to exactly 1."""
-    fix = "Give two or three shares for train, val and test, for example --ratios 0.8,0.1,0.1"
+    fix = "Give two or three shares for train, val and test, for example 0.8,0.1,0.1"
     if len(ratios) not in (2, 3) or not all(math.isfinite(r) and r >= 0 for r in ratios) or ratios[0] == 0:
         raise ConfigError(f"ratios must be two or three numbers of at least 0, got {list(ratios)}", fix=fix)
     total = math.fsum(ratios)

@@ -6,6 +6,7 @@ family `VertinstError` become one message and exit code 2; anything else is a fa
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -38,6 +39,9 @@ out = Console(soft_wrap=True, highlight=False, markup=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what the output folder holds.")]
+OverwriteFile = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the output file, or delete what the output folder holds.")
+]
 AnchorOption = Annotated[
     str | None,
     typer.Option("--anchor", help="Where to count from without a sacrum: L5=lowest, or L5=highest if upside down."),
@@ -151,11 +155,22 @@ def phantom(
     out.print(f"{count} films in {out_folder / 'images'}, annotations in {out_folder / 'via_project.json'}")
 
 
+SOURCES = {
+    "via": "VIA files (JSON, CSV, projects); several are merged.",
+    "labelme": "JSON files of labelme, or folders of them; several are merged.",
+    "cvat": "XML files of CVAT for images 1.1, or folders of them; several are merged.",
+    "yolo": "Folder with data.yaml and labels/, or label files; several are merged.",
+    "masks": "Folders of mask pictures; several are merged.",
+    "keypoints": "COCO files with keypoints; several are merged.",
+    "labelled": "Folders made by predict; several are merged.",
+    "repair": "COCO files; several are merged.",
+}
+
+
 def conversion(form: str) -> Callable[..., None]:
     """The command that converts one format: the same options for all of them."""
 
     def command(
-        sources: Annotated[list[Path], typer.Argument(help="Annotation files or folders; several are merged.")],
         out_path: Annotated[
             Path, typer.Option("--out", help="COCO file to write, or with --split the folder; the audit beside it.")
         ],
@@ -183,7 +198,9 @@ def conversion(form: str) -> Callable[..., None]:
         ] = None,
         seed: Annotated[int, typer.Option(help="Of the split: the same seed gives the same one.")] = 0,
         strict: Annotated[bool, typer.Option("--strict", help="Fail if anything is skipped or repaired.")] = False,
-        overwrite: Overwrite = False,
+        overwrite: OverwriteFile = False,
+        # The help of these depends on `form`, which annotations do not see.
+        sources: list[Path] = typer.Argument(help=SOURCES.get(form, "Annotation files or folders.")),
         mask_kind: str | None = typer.Option(
             None, help="Instead of by what is there: instances, classes or binary.", hidden=form != "masks"
         ),
@@ -203,7 +220,7 @@ def conversion(form: str) -> Callable[..., None]:
             mask_kind=mask_kind,
         )
         refuse_to_replace(out_path, class_map)
-        shares = parse_ratios(ratios, "--split") if ratios is not None else None
+        shares = parse_ratios(ratios, "--split", sources) if ratios is not None else None
         with progress_display() as progress:
             result = convert(
                 form,
@@ -227,23 +244,41 @@ def show_conversion(result: Any, out_path: Path) -> None:
     """Print what a conversion made."""
     if result.split is not None:
         show_sides(result.split)
+    for sentence in result.advice:
+        err.print(sentence)
     attention = result.attention
     if attention["near_identical"]:
         apart = attention["near_identical_across_sides"]
-        split = f", {apart} groups of them on two sides of the split" if apart is not None else ""
-        err.print(f"{attention['near_identical']} pairs of films are nearly identical{split}: see the audit.")
-    suspicious = (attention["suspicious_instances"] or 0) + (attention["suspicious_films"] or 0)
-    if suspicious:
-        err.print(f"{suspicious} instances and films look suspicious: see the audit.")
+        split = f", {several(apart, 'group')} of them on two sides of the split" if apart is not None else ""
+        pairs = several(attention["near_identical"], "pair")
+        err.print(f"{pairs} of nearly identical films{split}: see the audit.")
+    suspicious = [several(attention[f"suspicious_{kind}s"], kind) for kind in ("instance", "film")]
+    found = " and ".join(words for words in suspicious if not words.startswith("0 "))
+    if found:
+        err.print(f"Suspicious: {found}: see the audit.")
     show_counts(result.dataset.counts(), f"{len(result.dataset)} films, written to {out_path}")
     out.print(f"Audit: {result.page}")
 
 
-REPAIR_HELP = "Mend COCO files that other tools broke, with an audit of what was mended."
+def several(count: int | None, word: str) -> str:
+    """A number with its noun; None counts as 0."""
+    return f"{count or 0} {word}{'' if count == 1 else 's'}"
+
+
+ABOUT = {
+    "via": "VGG Image Annotator, any version; the same as convert-via.",
+    "labelme": "labelme: one JSON file per film.",
+    "cvat": "CVAT for images 1.1: XML.",
+    "yolo": "YOLO segmentation: one text file per film.",
+    "masks": "Mask pictures: label maps, one per instance, binary.",
+    "keypoints": "Corner points in COCO's keypoint form.",
+    "labelled": "Our own predictions.",
+    "repair": "Mend COCO files that other tools broke.",
+}
 converts = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 for name in plugins.names("converters"):
     if name != "coco":
-        about = REPAIR_HELP if name == "repair" else f"Convert {name} annotations to COCO, with an audit."
+        about = ABOUT.get(name, f"{name} annotations.")
         converts.command(name, help=about)(conversion(name))
 app.add_typer(converts, name="convert", help="Convert annotations of any format to COCO, with an audit.")
 app.command(
@@ -257,9 +292,17 @@ app.command(
 def export(
     source: Annotated[Path, typer.Argument(help="COCO file, or folder made by predict.")],
     form: Annotated[str, typer.Option("--format", help="via, labelme, cvat, yolo, masks or coco.")],
-    out_path: Annotated[Path, typer.Option("--out", help="File or folder to write, as the format has it.")],
+    out_path: Annotated[
+        Path, typer.Option("--out", help="File to write (via, coco, cvat), or folder (labelme, yolo, masks).")
+    ],
     images: Annotated[
         Path | None, typer.Option(help="Folder of the films; with it VIA projects know the films' sizes in bytes.")
+    ] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(
+            help="New folder for the films as PNG, for VIA, which shows no DICOM and no TIFF; needs --images."
+        ),
     ] = None,
     film_path: Annotated[
         str | None, typer.Option(help="VIA: folder or URL that VIA puts before the films' names.")
@@ -271,7 +314,7 @@ def export(
         ),
     ] = None,
     kind: Annotated[str | None, typer.Option(help="masks: label-map, instances or binary.")] = None,
-    overwrite: Overwrite = False,
+    overwrite: OverwriteFile = False,
 ) -> None:
     """Write a data set or predictions in another format.
 
@@ -280,9 +323,14 @@ def export(
     from vertinst.convert import export as run_export
 
     settings = {"film_path": film_path, "tolerance_px": tolerance, "kind": kind}
-    dataset, losses = run_export(source, form, out_path, images, overwrite=overwrite, **settings)
+    with progress_display() as progress:
+        dataset, losses = run_export(
+            source, form, out_path, images, pictures=pictures, overwrite=overwrite, progress=progress, **settings
+        )
     list_skips(losses)
     show_counts(dataset.counts(), f"{len(dataset)} films, written to {out_path}")
+    if pictures is not None:
+        out.print(f"Films as PNG: {pictures}. Convert the corrections with --images {pictures}")
 
 
 def refuse_to_replace(out_file: Path, *inputs: Path | None) -> None:
@@ -296,14 +344,23 @@ def refuse_to_replace(out_file: Path, *inputs: Path | None) -> None:
 
 
 def list_skips(skips: Iterable[Any], most: int = 20) -> None:
-    """Print what was skipped or repaired, at most `most` lines of it."""
-    rows = list(skips)
-    for row in rows[:most]:
-        kind = "repaired" if row.repaired else "skipped"
+    """Print what was skipped or repaired, in at most `most` lines: what happened several times once, with some places.
+
+    "Note" stands for all that was kept, because some of it was repaired and some of it is only to be known.
+    """
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in skips:
         region = "" if row.region is None else f", region {row.region}"
-        err.print(f"{kind}: {row.image or row.file}{region}: {row.reason}")
-    if len(rows) > most:
-        err.print(f"... and {len(rows) - most} more")
+        places = groups.setdefault(("note" if row.repaired else "skipped", row.reason), [])
+        places.append(f"{row.image or row.file}{region}")
+    for (kind, reason), places in list(groups.items())[:most]:
+        if len(places) == 1:
+            err.print(f"{kind}: {places[0]}: {reason}")
+        else:
+            more = "; ..." if len(places) > 3 else ""
+            err.print(f"{kind}, {len(places)} times: {reason} ({'; '.join(places[:3])}{more})")
+    if len(groups) > most:
+        err.print(f"... and {sum(map(len, list(groups.values())[most:]))} more")
 
 
 def show_counts(counts: dict[str, int], title: str) -> None:
@@ -337,12 +394,21 @@ def split(
     show_sides(parts)
 
 
-def parse_ratios(text: str, option: str) -> list[float]:
+def parse_ratios(text: str, option: str, files: Iterable[Path] = ()) -> list[float]:
     """Numbers parted by commas.
+
+    Args:
+        text: As typed.
+        option: Its name.
+        files: What was taken for files, in which the other numbers stand if they were parted by blanks.
 
     Raises:
         ConfigError: They are none.
     """
+    strays = [str(path) for path in files if re.fullmatch(r"[0-9.,]+", str(path)) and not path.exists()]
+    if strays:
+        shares = ",".join([text.strip(","), *(stray.strip(",") for stray in strays)])
+        raise ConfigError("shares must be written without blanks", fix=f"Write {option} {shares}")
     try:
         return [float(r) for r in text.split(",")]
     except ValueError:
@@ -351,12 +417,15 @@ def parse_ratios(text: str, option: str) -> list[float]:
         ) from None
 
 
+UNKNOWN_PATIENTS = (
+    "Films that name no patient were each taken as a patient of their own. Films of one patient may be apart."
+)
+
+
 def show_sides(split: Any) -> None:
     """Print how many films and patients each side of a split has."""
     if not split.grouped:
-        err.print(
-            "Films that name no patient were each taken as a patient of their own. Films of one patient may be apart."
-        )
+        err.print(UNKNOWN_PATIENTS)
     for side, part in split.sides.items():
         patients = len({i.patient or i.file_name for i in part.images})
         out.print(f"{side}: films {len(part)}, patients {patients}")
@@ -407,6 +476,8 @@ def load_split(data: Path, seed: int) -> tuple[Any, Any]:
             )
         parts = split_by_patient(dataset, [0.85, 0.15], seed)
         err.print(f"One file given: {len(parts.train)} films to train, {len(parts.val)} to validate, split by patient.")
+        if not parts.grouped:
+            err.print(f"{UNKNOWN_PATIENTS} Convert with --patient-regex, if their names tell the patients.")
         return parts.train, parts.val
     train_set = coco.read(data / "train.json")
     if (data / "val.json").exists():

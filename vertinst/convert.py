@@ -10,11 +10,13 @@ from typing import Any
 
 from vertinst import plugins
 from vertinst.data.near_duplicates import near_identical
+from vertinst.data.pictures import SHOWN_BY_BROWSERS, write_pictures
 from vertinst.data.splits import Split, split_by_patient, write_split
-from vertinst.errors import ConfigError, OutputExistsError
+from vertinst.errors import ConfigError, DataError, OutputExistsError
 from vertinst.files import inside, keep_inputs, prepare_folder
 from vertinst.progress import Progress, silent
 from vertinst.report.audit import audit, known_films
+from vertinst.report.audit_advice import advice
 from vertinst.report.audit_page import write_audit
 from vertinst.structures.conversion import ReadOptions, Skip
 from vertinst.structures.dataset import Dataset
@@ -32,6 +34,7 @@ class Conversion:
         dataset: All films.
         skips: What was skipped or repaired.
         split: The parts, or None if none were asked for.
+        advice: What the user can do about what was left out, in sentences.
         attention: How much of what needs a look there is, as the audit counts it; None what was not looked for.
         page: The audit as a page; its JSON lies beside it.
     """
@@ -39,6 +42,7 @@ class Conversion:
     dataset: Dataset
     skips: tuple[Skip, ...]
     split: Split | None
+    advice: tuple[str, ...]
     attention: Mapping[str, int | None]
     page: Path
 
@@ -81,14 +85,15 @@ def convert(
         ratios: Shares of train, val and test; None does not split.
         seed: Of the split.
         strict: Write nothing if anything was skipped or repaired.
-        overwrite: Delete what the folder holds.
+        overwrite: Delete what the folder holds, or replace a file that no conversion wrote.
         listed: Told what was skipped or repaired, before anything is written or refused.
         progress: Told of each step.
 
     Raises:
         ConfigError: Unknown format, wrong shares, or `strict` and something was skipped.
         DataError: The annotations cannot be read; see the format.
-        OutputExistsError: `out` is one of the inputs, or a folder that is not empty and `overwrite` is false.
+        OutputExistsError: `out` is one of the inputs; or, and `overwrite` is false, a folder that is not empty, or a
+            file without an audit beside it.
     """
     reader = _reader(form)
     if options.mask_kind is not None and form != "masks":
@@ -115,16 +120,25 @@ def convert(
         sources=[str(path) for path in sources],
         known=options.known_films,
     )
+    findings["advice"] = advice(dataset, skips, images, options)
     if split is not None:
         write_split(split, out, overwrite=overwrite)
     else:
         plugins.load("converters", "coco").write(dataset, out)
     page = write_audit(findings, dataset, images, record, progress=progress)
-    return Conversion(dataset, skips, split, findings["attention"], page)
+    return Conversion(dataset, skips, split, tuple(findings["advice"]), findings["attention"], page)
 
 
 def export(
-    source: Path, form: str, out: Path, images: Path | None = None, *, overwrite: bool = False, **settings: Any
+    source: Path,
+    form: str,
+    out: Path,
+    images: Path | None = None,
+    *,
+    pictures: Path | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+    **settings: Any,
 ) -> tuple[Dataset, tuple[Skip, ...]]:
     """Write a COCO file, or the predictions of a results folder, in another format.
 
@@ -133,16 +147,18 @@ def export(
         form: One of `write_formats`.
         out: File or folder to write, as the format has it.
         images: Folder of the films; VIA knows films by their sizes in bytes, which only the films tell.
-        overwrite: Delete what a folder `out` holds.
+        pictures: New folder for the films as PNG, which the export then is about; None writes none.
+        overwrite: Delete what a folder `out` holds, or replace a file.
+        progress: Told of each picture.
         settings: Settings of the format's `write`; those that are None are left to it.
 
     Returns:
         The data set, and what of it the format cannot hold.
 
     Raises:
-        ConfigError: Unknown format, or a setting that it does not have.
-        DataError: The source cannot be read.
-        OutputExistsError: `out` is the source, or a folder that is not empty and `overwrite` is false.
+        ConfigError: Unknown format, a setting that it does not have, or `pictures` without `images`.
+        DataError: The source cannot be read, or `images` is no folder.
+        OutputExistsError: `out` is the source; or, and `overwrite` is false, a folder that is not empty or a file.
     """
     if form not in write_formats():
         raise ConfigError(f"cannot write {form!r}", fix=f"Formats: {', '.join(write_formats())}.")
@@ -151,17 +167,60 @@ def export(
     unknown = sorted(given.keys() - inspect.signature(write).parameters.keys())
     if unknown:
         raise ConfigError(f"{form} has no setting {', '.join(unknown)}", fix="Leave it out.")
-    if out.resolve() == source.resolve():
-        raise OutputExistsError("the output would overwrite the input", where=out, fix="Choose another --out.")
-    dataset: Dataset
-    if source.is_dir():
-        dataset, _ = plugins.load("converters", "labelled").read([source], images)
-    else:
-        dataset = plugins.load("converters", "coco").read(source)
+    inputs = [source, *([images] if images is not None else [])]
+    _check_export(out, inputs, images, pictures, overwrite=overwrite)
+    dataset = _read_house(source, images)
+    if pictures is not None and images is not None:
+        prepare_folder(pictures, overwrite=overwrite, inputs=[*inputs, out])
+        dataset = write_pictures(dataset, images, pictures, progress=progress)
+    elif images is not None:
+        dataset = _with_bytes(dataset, images)
     if out.is_dir():
-        prepare_folder(out, overwrite=overwrite, inputs=[source, *([images] if images is not None else [])])
-    losses = write(_with_bytes(dataset, images) if images is not None else dataset, out, **given)
-    return dataset, tuple(losses or ())
+        prepare_folder(out, overwrite=overwrite, inputs=inputs)
+    losses = write(dataset, out, **given)
+    return dataset, (*_not_shown(dataset, form), *(losses or ()))
+
+
+def _check_export(
+    out: Path, inputs: Sequence[Path], images: Path | None, pictures: Path | None, *, overwrite: bool
+) -> None:
+    """Before the work, not after it."""
+    if any(out.resolve() == path.resolve() for path in inputs):
+        raise OutputExistsError("the output would overwrite the input", where=out, fix="Choose another --out.")
+    if images is not None and not images.is_dir():
+        raise DataError("must be the folder of the films", where=images, fix="Give that folder with --images.")
+    if pictures is not None and images is None:
+        raise ConfigError("--pictures needs the films", fix="Give their folder with --images.")
+    if out.is_file() and not overwrite:
+        raise OutputExistsError(
+            "exists, and may hold corrections by hand", where=out, fix="Choose another --out or add --overwrite."
+        )
+
+
+def _read_house(source: Path, images: Path | None) -> Dataset:
+    """A COCO file, or the predictions of a results folder."""
+    dataset: Dataset
+    if not source.is_dir():
+        dataset = plugins.load("converters", "coco").read(source)
+        return dataset
+    if (source / "train.json").is_file():
+        raise DataError(
+            "is a folder of COCO files, of which one can be exported at a time",
+            where=source,
+            fix=f"Name one of them, for example {source / 'train.json'}",
+        )
+    dataset, _ = plugins.load("converters", "labelled").read([source], images)
+    return dataset
+
+
+def _not_shown(dataset: Dataset, form: str) -> tuple[Skip, ...]:
+    """Films that VIA, which runs in a browser, cannot show."""
+    names = [i.file_name for i in dataset.images if Path(i.file_name).suffix.lower() not in SHOWN_BY_BROWSERS]
+    if form != "via" or not names:
+        return ()
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    reason = f"this film{more} cannot be shown by VIA: --pictures FOLDER writes PNG films for it"
+    return (Skip("", names[0], None, reason, repaired=True),)
 
 
 def _reader(form: str) -> Any:
@@ -181,6 +240,12 @@ def _check_output(out: Path, inputs: Sequence[Path], ratios: Sequence[float] | N
     if ratios is None:
         if out.is_dir():
             raise OutputExistsError("must be a file, got a folder", where=out, fix="Name a file: --out coco.json")
+        if out.is_file() and not (out.with_suffix(".audit.json").is_file() or overwrite):
+            raise OutputExistsError(
+                "exists, and no conversion wrote it (no audit beside it)",
+                where=out,
+                fix="Choose another --out or add --overwrite.",
+            )
         return
     if out.is_dir() and any(out.iterdir()):
         if not overwrite:

@@ -93,9 +93,11 @@ def _contents(
 ) -> dict[str, Any]:
     """Everything that the template shows, by the names that it uses."""
     suspicious = audit["suspicious"]
+    folder = out.resolve().parent
     chosen = choose(suspicious["instances"], list(suspicious["rules"]["instances"]))
     return {
-        "title": out.name.removesuffix(".json").removesuffix(".audit"),
+        # In the folder of a split the file's own name says nothing.
+        "title": out.name.removesuffix(".json").removesuffix(".audit") if out.name != "audit.json" else folder.name,
         "json_name": out.name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d"),
         "version": __version__,

@@ -553,3 +553,14 @@ def test_a_conversion_end_to_end(tmp_path):
     text, page = page_of(result, data, tmp_path, tmp_path)
     assert SECRET not in text
     assert "vertebrra" in page.text
+
+
+def test_reasons_that_differ_in_names_stay_apart():
+    skips = [
+        Skip("a.json", "f.png", 1, f"unknown class '{name}'" if name else f"kept as {number} parts", repaired=not name)
+        for number, name in enumerate(["T11", "T11", "T10", "", ""])
+    ]
+    reasons = audit(Dataset(("lumbar",), ()), skips)["skips"]["reasons"]
+    assert [(entry["reason"], entry["count"]) for entry in reasons] == [
+        ("unknown class 'T11'", 2), ("unknown class 'T10'", 1), ("kept as … parts", 2),
+    ]  # fmt: skip

@@ -24,7 +24,8 @@ __all__ = ["SCHEMA_VERSION", "audit", "known_films"]
 
 SCHEMA_VERSION = 1
 _BINS = 24
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+# Names stand in quotation marks, and their digits tell them apart.
+_NUMBER = re.compile(r"('[^']*'|\"[^\"]*\")|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 # The word `of` and a file name after a region's number: one reason, whatever the file.
 _OF_FILE = re.compile(r"(region …) of .*?(: left out)")
 
@@ -93,7 +94,8 @@ def audit(
 def _skips(skips: Sequence[Skip]) -> dict[str, Any]:
     """Each one, and how many there are of each reason: reasons that differ in numbers only are one."""
     found: dict[tuple[bool, str], int] = Counter(
-        (skip.repaired, _OF_FILE.sub(r"\1 of another file\2", _NUMBER.sub("…", skip.reason))) for skip in skips
+        (skip.repaired, _OF_FILE.sub(r"\1 of another file\2", _NUMBER.sub(lambda found: found[1] or "…", skip.reason)))
+        for skip in skips
     )
     ranked = sorted(found.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))
     return {

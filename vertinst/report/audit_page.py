@@ -104,6 +104,7 @@ def _contents(
         "audit": audit,
         "reasons": _grouped(audit["skips"]),
         "skips": audit["skips"]["all"][:SHOWN_SKIPS],
+        "several_files": len({skip["file"] for skip in audit["skips"]["all"]}) > 1,
         "cards": _cards(chosen, dataset, images, progress),
         "has_films": images is not None,
         "films": suspicious["films"][:SHOWN_FILMS],

@@ -115,22 +115,21 @@ def _pieces(dataset: Dataset) -> Iterator[str]:
     yield from _listed(encode(_image_fields(image)) for image in dataset.images)
     yield '], "annotations": ['
     ids = itertools.count(1)
-    measured = (a for image in dataset.images for a in _measured(image))
-    yield from _listed(_annotation_text(_annotation_fields(*a, ids, numbers), encode) for a in measured)
+    films = ([_annotation_fields(*a, ids, numbers) for a in _measured(image)] for image in dataset.images)
+    yield from _listed(_encoded(annotations, encode)[1:-1] for annotations in films if annotations)
     yield "]"
     if dataset.attribute_definitions:
         yield f', "attribute_definitions": {encode(dict(dataset.attribute_definitions))}'
     yield "}\n"
 
 
-def _annotation_text(annotation: dict[str, Any], encode: Callable[[Any], str]) -> str:
-    segmentation = annotation.pop("segmentation")
+def _encoded(value: Any, encode: Callable[[Any], str]) -> str:
+    """JSON by orjson, in a tenth of the time; by `encode` what orjson refuses, or what it may have taken for null."""
     try:
-        # Nearly all of the file is these lists of finite numbers, which orjson writes in a tenth of the time.
-        shown = orjson.dumps(segmentation).decode("ascii")
+        text = orjson.dumps(value)
     except TypeError:
-        shown = encode(segmentation)
-    return f'{{"segmentation": {shown}, {encode(annotation)[1:]}'
+        return encode(value)
+    return encode(value) if b"null" in text else text.decode()
 
 
 def _listed(items: Iterable[str]) -> Iterator[str]:

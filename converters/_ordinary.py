@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -42,15 +43,23 @@ def ordinary_masks(shapes: Sequence[Mapping[str, Any]], image_size: tuple[int, i
         return masks
     points = coordinates.T.copy()
     lengths = np.array([len(x) for x, _ in columns.values()])
-    starts = np.cumsum(lengths) - lengths
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
     fits = _on_film(coordinates, starts, image_size)
     fits[fits] = _valid(points if fits.all() else points[np.repeat(fits, lengths)], lengths[fits])
-    chosen = [(n, start, start + v) for n, start, v, fit in zip(columns, starts, lengths, fits, strict=True) if fit]
+    places = zip(columns, starts.tolist(), ends.tolist(), fits.tolist(), strict=True)
+    chosen = [(number, start, end) for number, start, end, fit in places if fit]
     drawn = rle_masks.draw_each([points[start:end] for _, start, end in chosen], image_size)
-    nothing = rle_masks.empty(image_size)["counts"]
+    nothing = _nothing(image_size)
     for (number, _, _), mask in zip(chosen, drawn, strict=True):
         masks[number] = mask if mask["counts"] != nothing else None
     return masks
+
+
+@functools.lru_cache
+def _nothing(image_size: tuple[int, int]) -> bytes:
+    counts: bytes = rle_masks.empty(image_size)["counts"]
+    return counts
 
 
 def _columns(shape: Mapping[str, Any], most: int) -> tuple[Column, Column] | None:

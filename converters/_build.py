@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -14,7 +14,7 @@ from vertinst.errors import DataError
 from vertinst.progress import Progress, silent, track
 from vertinst.structures import rle as rle_masks
 from vertinst.structures.conversion import ReadOptions, Skip
-from vertinst.structures.dataset import CLASSES, Dataset, ImageRecord
+from vertinst.structures.dataset import CLASSES, Annotation, Dataset, ImageRecord
 
 from ._classes import choose_classes, require_instances
 from ._definitions import unite_definitions
@@ -24,7 +24,7 @@ from ._films import FilmFolder
 from ._parts import Part, PartReader
 from ._patients import PatientReader
 from ._repeats import Repeats
-from ._source import Entry
+from ._source import Entry, content_of
 from ._turn import turn_regions
 from ._unite import as_via, unite
 
@@ -124,18 +124,7 @@ def _record(
     height, width = image_size = _size(file_name, entries, header, skips, ignore_exif=ignore_exif)
     if ignore_exif and header is not None and header.orientation != 1:
         entries = [_turned(entry, header, skips) for entry in entries]
-    unread: list[dict[str, Any]] = []
-    repeats = Repeats(entries, skips, drop=reader.options.drop_duplicates)
-    parts: list[Part] = []
-    for number, entry in enumerate(entries):
-        if any(entry.regions == e.regions and entry.attributes == e.attributes for e in entries[:number]):
-            skips.append(Skip(entry.file, entry.name, None, "the same film with the same regions occurs again: once"))
-            continue
-        for region, part in reader.read(number, entry, image_size, skips):
-            if part is None:
-                unread += as_via(region)
-            elif repeats.keeps(part):
-                parts.append(part)
+    annotations, unread = _annotations(entries, image_size, reader, skips)
     attributes, labels = _film_attributes(entries, skips)
     fields, fault = film_fields(attributes, labels)
     fields["patient"] = patients.read(file_name, attributes, labels, fields["patient"])
@@ -145,11 +134,6 @@ def _record(
         fields["pixel_spacing_source"] = header.pixel_spacing_source
     if fault is not None:
         skips.append(Skip(entries[0].file, entries[0].name, None, fault))
-    annotations, loose = unite(parts, image_size, repeats.homes)
-    for part in loose:
-        entry = entries[part.entry]
-        skips.append(Skip(entry.file, entry.name, part.region.number, "point of no instance: needs its `instance`"))
-        unread += as_via(part.region)
     return ImageRecord(
         image_id,
         file_name,
@@ -161,6 +145,42 @@ def _record(
         source=entries[0].source,
         unread=tuple(unread),
     )
+
+
+def _annotations(
+    entries: Sequence[Entry], image_size: tuple[int, int], reader: PartReader, skips: list[Skip]
+) -> tuple[tuple[Annotation, ...], list[dict[str, Any]]]:
+    """Annotations of one film, and the regions that became none."""
+    unread: list[dict[str, Any]] = []
+    repeats = Repeats(entries, skips, drop=reader.options.drop_duplicates)
+    parts: list[Part] = []
+    for number, entry in _distinct(entries, skips):
+        for region, part in reader.read(number, entry, image_size, skips):
+            if part is None:
+                unread += as_via(region)
+            elif repeats.keeps(part):
+                parts.append(part)
+    annotations, remarks = unite(parts, image_size, repeats.homes)
+    for part, reason, kept in remarks:
+        entry = entries[part.entry]
+        skips.append(Skip(entry.file, entry.name, part.region.number, reason, repaired=kept))
+        unread += () if kept else as_via(part.region)
+    return annotations, unread
+
+
+def _distinct(entries: Sequence[Entry], skips: list[Skip]) -> Iterator[tuple[int, Entry]]:
+    """Entries of one film with their numbers, those that say what an earlier one says listed and left out."""
+    known: set[Hashable] = set()
+    for number, entry in enumerate(entries):
+        if len(entries) > 1:
+            regions = [[r.number, r.shape, r.attributes, r.mask, r.instance] for r in entry.regions]
+            said = content_of([dict(entry.attributes), regions])
+            if said in known:
+                reason = "the same film with the same regions occurs again: once"
+                skips.append(Skip(entry.file, entry.name, None, reason))
+                continue
+            known.add(said)
+        yield number, entry
 
 
 def _size(
@@ -204,12 +224,12 @@ def _film_attributes(entries: Sequence[Entry], skips: list[Skip]) -> tuple[dict[
     attributes: dict[str, Any] = {}
     labels: dict[str, dict[str, str]] = {}
     for entry in entries:
-        differing = [n for n, v in entry.attributes.items() if n in attributes and attributes[n] != v]
+        differing = [name for name, value in entry.attributes.items() if attributes.setdefault(name, value) != value]
         if differing:
             reason = f"film attribute {', '.join(differing)} differs from that in {entries[0].file}: left out"
             skips.append(Skip(entry.file, entry.name, None, reason))
-        attributes = {**entry.attributes, **attributes}
-        for name, found in entry.options.film.items():
+    for options in {id(entry.options): entry.options for entry in entries}.values():
+        for name, found in options.film.items():
             labels[name] = {**found, **labels.get(name, {})}
     return attributes, labels
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -84,13 +85,16 @@ def _rename(known: Mapping[str, str], added: Mapping[str, str]) -> dict[str, str
     ids = {label.strip(): i for i, label in reversed(list(known.items()))}
     changed: dict[str, str] = {}
     taken = {*known, *added}
+    numbered: dict[str, Iterator[int]] = {}
     for i, label in added.items():
         text = label.strip()
         if i not in known or known[i].strip() == text:
             continue
         new = ids.get(text)
         if new is None:
-            new = text if text not in taken else next(t for n in range(2, 10**9) if (t := f"{text} {n}") not in taken)
+            # Counted on from where the label was last: thousands of options may be called the same.
+            numbers = numbered.setdefault(text, itertools.count(2))
+            new = text if text not in taken else next(t for n in numbers if (t := f"{text} {n}") not in taken)
             taken.add(new)
         changed[i] = new
     return changed
@@ -121,8 +125,8 @@ def _relabelled(options: Options, renamed: Mapping[str, _Renamed]) -> Options:
 def _rewritten(entry: Entry, renamed: Mapping[str, _Renamed], options: Options, counts: _Counts) -> Entry:
     def rewrite(kind: str, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
         result = dict(attributes)
-        for name, ids in renamed[kind].items():
-            if name in result and (value := _value(result[name], ids)) != result[name]:
+        for name, found in attributes.items():
+            if name in renamed[kind] and (value := _value(found, renamed[kind][name])) != found:
                 result[name] = value
                 counts[entry.file, kind, name] += 1
         return result
@@ -135,10 +139,11 @@ def _count_ids(entry: Entry, options: Options, counts: _Counts) -> None:
     """Count the values of an entry that are ids of options."""
     holders = [("file", entry.attributes), *(("region", region.attributes) for region in entry.regions)]
     for kind, attributes in holders:
-        for name, labels in _labels(options, kind).items():
-            if name in attributes:
+        defined = _labels(options, kind)
+        for name, value in attributes.items():
+            if name in defined:
                 # Whatever is not an id stays as it is, and so does an id that is its own label.
-                counts[entry.file, kind, name] += _value(attributes[name], labels) != attributes[name]
+                counts[entry.file, kind, name] += _value(value, defined[name]) != value
 
 
 def _value(value: Any, ids: Mapping[str, str]) -> Any:

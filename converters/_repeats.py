@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
+from collections.abc import Hashable, Sequence
 from vertinst.structures.conversion import Skip
 
 from ._parts import Part
-from ._source import Entry
+from ._source import Entry, content_of
 
 __all__ = ["Repeats"]
 
@@ -31,20 +29,26 @@ class Repeats:
         self._entries = entries
         self._skips = skips
         self._drop = drop
-        self._seen: dict[Any, list[Part]] = {}
+        self._first: dict[Hashable, Part] = {}
+        self._others: dict[Hashable, dict[Hashable, Part]] = {}
 
     def keeps(self, part: Part) -> bool:
         """Whether a part is to be kept: it is new, or the user wants repeats within a file kept."""
         shape = part.region.shape
         place = part.mask["counts"] if part.mask is not None else (shape["cx"], shape["cy"])
-        same = self._seen.setdefault(place, [])
-        earlier = next((other for other in same if _is_same(part, other)), None) if same else None
-        if earlier is None:
-            same.append(part)
+        first = self._first.setdefault(place, part)
+        if first is part:
+            return True
+        if place not in self._others:
+            self._others[place] = {_identity(first): first}
+        earlier = self._others[place].setdefault(_identity(part), part)
+        if earlier is part:
             return True
         twin = f"the same as region {earlier.region.number}"
         if earlier.entry != part.entry:
-            self.homes[part.entry, part.instance] = earlier.entry
+            # That earlier one may itself have been found to belong to a still earlier entry.
+            home = self.homes.get((earlier.entry, earlier.instance), earlier.entry)
+            self.homes[part.entry, part.instance] = home
             self._list(part, f"{twin} of {self._entries[earlier.entry].file}: left out")
             return False
         self._list(part, f"{twin}: {'left out' if self._drop else 'both kept'}", kept=not self._drop)
@@ -55,6 +59,5 @@ class Repeats:
         self._skips.append(Skip(entry.file, entry.name, part.region.number, reason, repaired=kept))
 
 
-def _is_same(part: Part, other: Part) -> bool:
-    a, b = part.region, other.region
-    return part.instance == other.instance and a.shape == b.shape and a.attributes == b.attributes
+def _identity(part: Part) -> Hashable:
+    return part.instance, content_of(part.region.shape), content_of(part.region.attributes)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from vertinst.structures.rle import Rle
 
-__all__ = ["Entry", "Options", "Region", "tidy"]
+__all__ = ["Entry", "Options", "Region", "content_of", "tidy"]
 
 Labels = Mapping[str, Mapping[str, str]]
 
@@ -87,3 +87,10 @@ def tidy(value: Any) -> Any:
             return dict(value)
         return {tidy(k): tidy(v) for k, v in value.items()}
     return [tidy(v) for v in value] if isinstance(value, list) else value
+
+
+def content_of(value: Any) -> Hashable:
+    """Something that is equal for equal JSON values and can be looked up."""
+    if isinstance(value, dict):
+        return frozenset((key, content_of(item)) for key, item in value.items())
+    return tuple(map(content_of, value)) if isinstance(value, list | tuple) else value

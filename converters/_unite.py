@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,12 +18,15 @@ __all__ = ["as_via", "unite"]
 
 _POINTS = ("all_points_x", "all_points_y")
 _POLYGON = {"name", *_POINTS}
+_ALONE = "point of no instance: needs its `instance`"
+_AMBIGUOUS = "point of an `instance` that is in several classes: left out"
+_OTHER_LEVEL = "names another level than the other parts of its instance: theirs taken"
 _POINT_NAMES = ("keypoint", "corner", "landmark", "ecke", "punkt", "point")
 
 
 def unite(
     parts: Sequence[Part], image_size: tuple[int, int], homes: Mapping[tuple[int, str], int]
-) -> tuple[tuple[Annotation, ...], list[Part]]:
+) -> tuple[tuple[Annotation, ...], list[tuple[Part, str, bool]]]:
     """Make annotations of a film's parts.
 
     Args:
@@ -31,8 +35,9 @@ def unite(
         homes: Instances that are those of another entry; see `Repeats`.
 
     Returns:
-        Annotations in the order of their first parts, and the points that belong to none, or to several. Outlines of
-        an annotation are in the order of its parts, its points after them.
+        Annotations in the order of their first parts, and parts with what is to be said of them: points that belong to
+        none or to several, which are left out, and parts whose level is not that of their instance, which are kept.
+        Outlines of an annotation are in the order of its parts, its points after them.
     """
     groups: dict[tuple[Any, ...], list[Part]] = {}
     for number, part in enumerate(parts):
@@ -43,11 +48,18 @@ def unite(
     for group in groups.values():
         if group[0].instance:
             owners.setdefault(_owner(group[0], homes), []).append(group)
-    loose: list[Part] = []
+    remarks: list[tuple[Part, str, bool]] = []
     for point in (p for p in parts if p.mask is None):
         own = owners.get(_owner(point, homes), []) if point.instance else []
-        (own[0] if len(own) == 1 else loose).append(point)
-    return tuple(_single(g[0]) if len(g) == 1 else _several(g, image_size) for g in groups.values()), loose
+        if len(own) == 1:
+            own[0].append(point)
+        else:
+            remarks.append((point, _AMBIGUOUS if own else _ALONE, False))
+    annotations = tuple(_single(g[0]) if len(g) == 1 else _several(g, image_size) for g in groups.values())
+    for annotation, group in zip(annotations, groups.values(), strict=True):
+        if len(group) > 1:
+            remarks += [(part, _OTHER_LEVEL, True) for part in group if _level(part) not in (None, annotation.level)]
+    return annotations, remarks
 
 
 def as_via(region: Region) -> Iterator[dict[str, Any]]:
@@ -66,6 +78,13 @@ def _polygon(xs: list[float], ys: list[float]) -> dict[str, Any]:
 def _owner(part: Part, homes: Mapping[tuple[int, str], int]) -> tuple[int, str]:
     key = (part.entry, part.instance)
     return homes.get(key, part.entry), part.instance
+
+
+def _level(part: Part) -> str | None:
+    """Level that a part would have alone; points have none."""
+    if part.mask is None:
+        return None
+    return Annotation(part.category, part.mask, attributes=part.region.attributes, named_level=part.level).level
 
 
 def _single(part: Part) -> Annotation:
@@ -114,10 +133,22 @@ def _outline(shape: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _keypoints(points: Sequence[Region]) -> dict[str, tuple[float, float]]:
-    """Points by name; those without one are numbered."""
+    """Points by name; those without one, or with one that is taken, are numbered."""
     result: dict[str, tuple[float, float]] = {}
-    for number, region in enumerate(points, start=1):
-        named = next((str(region.attributes[n]) for n in _POINT_NAMES if region.attributes.get(n)), "")
-        name = named if named and named not in result else f"point_{number}"
+    names = [_point_name(region) for region in points]
+    taken = set(names)
+    for number, (name, region) in enumerate(zip(names, points, strict=True), start=1):
+        if not name or name in result:
+            name = _numbered(number, taken)
+            taken.add(name)
         result[name] = (region.shape["cx"], region.shape["cy"])
     return result
+
+
+def _point_name(region: Region) -> str:
+    return next((str(region.attributes[n]) for n in _POINT_NAMES if region.attributes.get(n)), "")
+
+
+def _numbered(number: int, taken: set[str]) -> str:
+    name = f"point_{number}"
+    return name if name not in taken else next(n for i in itertools.count(2) if (n := f"{name}_{i}") not in taken)

@@ -89,8 +89,25 @@ def test_parts_of_two_classes_are_two_annotations_and_their_point_is_listed():
     (image,) = dataset.images
     assert [a.category for a in image.annotations] == ["lumbar", "screw"]
     assert (skip.region, skip.repaired) == (2, False)
-    assert "point of no instance" in skip.reason
+    assert "point of an `instance` that is in several classes" in skip.reason
     assert [r["shape_attributes"] for r in image.unread] == [dot()]
+
+
+def test_points_whose_name_is_taken_get_one_of_their_own():
+    names = ["point_2", None, "tip", "tip", "point_5", None]
+    points = [(dot(n, n), {"instance": "1", "corner": name, "class": None}) for n, name in enumerate(names)]
+    (annotation,), _ = annotations_of(entry((box(), {"instance": "1"}), *points))
+    assert sorted(annotation.keypoints.values()) == [(n, n) for n in range(len(names))]
+    expected = {"point_2": (0, 0), "tip": (2, 2), "point_5": (4, 4)}
+    assert {name: annotation.keypoints[name] for name in expected} == expected
+
+
+def test_parts_that_name_different_levels_are_listed():
+    levels = [{"level": "L4"}, {"level": "LWK 4"}, {"level": ""}, {"level": "L5"}]
+    parts = [(box(10 * n, 0), {"instance": "1", **own}) for n, own in enumerate(levels)]
+    (annotation,), skips = annotations_of(entry(*parts))
+    assert annotation.level == "L4"
+    assert skips == [(3, "names another level than the other parts of its instance: theirs taken", True)]
 
 
 def test_masks_are_taken_as_they_are():
@@ -153,6 +170,37 @@ def test_a_region_in_two_files_is_taken_once_and_what_is_new_joins_its_instance(
     assert skips == [(0, "the same as region 0 of x.json: left out", False)]
     assert annotation.outlines == (box(0, 0), box(20, 20), dot())
     assert annotation.keypoints == {"point_1": (7, 8)}
+
+
+def test_an_instance_is_one_through_any_number_of_files():
+    first, second, third, fourth = ((box(10 * n, 0), {"instance": "1"}) for n in range(4))
+    files = [entry(first), entry(first, second, file="y.json"), entry(second, third, fourth, file="z.json")]
+    (annotation,), skips = annotations_of(*files)
+    assert annotation.outlines == tuple(box(10 * n, 0) for n in range(4))
+    assert [s[1] for s in skips] == [f"the same as region {n} of {'xy'[n]}.json: left out" for n in range(2)]
+
+
+def test_attributes_of_a_film_in_several_files_are_those_of_the_first():
+    one, two = entry(Patient="A", view="ap"), entry(patient="B", view="ap", note="x", file="y.json")
+    dataset, skips = built(one, two)
+    (image,) = dataset.images
+    assert dict(image.attributes) == {"Patient": "A", "view": "ap", "patient": "B", "note": "x"}
+    assert (image.patient, skips) == ("A", ())
+
+
+def test_thousands_at_one_place_are_told_apart_in_no_time():
+    parts = [(box(), {"instance": str(n % 4000), "note": [{"n": n % 4000}]}) for n in range(4001)]
+    found, skips = annotations_of(entry(*parts))
+    assert len(found) == 4000
+    assert skips == [(4000, "the same as region 0: both kept", True)]
+
+
+def test_thousands_of_entries_of_one_film_are_told_apart_in_no_time():
+    entries = [entry(note=n % 4000, file=str(n)) for n in range(4001)]
+    dataset, skips = built(*entries)
+    assert dataset.images[0].attributes == {"note": 0}
+    repeated = [s for s in skips if "occurs again" in s.reason]
+    assert [(s.file, s.region) for s in repeated] == [("4000", None)]
 
 
 def test_the_same_film_twice_is_one():
@@ -323,13 +371,31 @@ def test_a_name_of_two_films_is_refused(films):
         FilmFolder(films).find("c d.png")
 
 
-@pytest.mark.parametrize("name", ["../secret.png", "sub/../../secret.png", "/etc/hostname", "C:\\a.png", "a.png\0"])
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "sub/../../secret.png", "/sub/../../secret.png", "C:\\..\\secret.png", "a.png\0"]
+)
 def test_names_never_lead_outside(films, name):
     folder = FilmFolder(films)
     for known in ("a.png", "sub/b.png"):
         folder.find(known)
     with pytest.raises(DataError, match="leads outside"):
         folder.find(name)
+
+
+@pytest.mark.parametrize("place", ["/home/x/", "C:\\films\\", "\\\\server\\films\\", "/"])
+def test_of_paths_on_other_machines_the_end_counts(films, tmp_path, place):
+    folder = FilmFolder(films)
+    assert folder.find(f"{place}a.png") == "a.png"
+    (films / "sub" / "a.png").write_bytes((films / "a.png").read_bytes())
+    assert folder.find(f"{place}sub/a.png") == "sub/a.png"
+    assert folder.find(f"{place}sub/a.png") == "sub/a.png"
+    # Not even what lies there, on this machine.
+    assert folder.find(f"{place}secret.png") is None
+    assert folder.find(str(tmp_path / "secret.png")) is None
+    assert folder.find("/etc/hostname") is None
+    (films / "link.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(DataError, match="leads outside"):
+        folder.find(f"{place}link.png")
 
 
 def test_links_never_lead_outside(films, tmp_path):

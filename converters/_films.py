@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote, urlsplit
 
 from vertinst.data.radiograph import FilmHeader, read_header
@@ -35,10 +35,11 @@ class FilmFolder:
         self._plain: dict[str, frozenset[str]] = {}
 
     def find(self, name: str) -> str | None:
-        """Path of a film relative to the folder, `/` between folders; None if it is not there.
+        r"""Path of a film relative to the folder, `/` between folders; None if it is not there.
 
         The name is tried as it stands, then its last part in the folder itself, then anywhere below it if only one
-        file is called so: VIA often knows no more than the base name. URLs are names too, `%20` in them a blank.
+        file is called so: VIA often knows no more than the base name. URLs are names too, `%20` in them a blank, and
+        of paths on another machine (`/home/x/a.png`, `C:\films\a.png`) the longest end that is there counts.
 
         Raises:
             DataError: The name leads outside of the folder, or several files below it are called so.
@@ -48,12 +49,19 @@ class FilmFolder:
         if path.name in self._plain.get(parent, ()) and ":" not in name:
             return path.as_posix()
         # Whatever is not known to be an ordinary file is followed to where it leads.
-        whole = inside(self.folder, name)
+        whole = self._end(path) if _is_elsewhere(name, path) else inside(self.folder, name)
         if whole.is_file():
+            parent = whole.parent.relative_to(self.folder).as_posix()
             if parent not in self._plain:
                 self._plain[parent] = _plain_files(inside(self.folder, parent))
             return whole.relative_to(self.folder).as_posix()
         return next((found for base in _base_names(name, path) if (found := self._find_base(base, name))), None)
+
+    def _end(self, path: PurePosixPath) -> Path:
+        """The longest end of a path that is a file in the folder, or its last part in any case."""
+        ends = ("/".join(path.parts[start:]) for start in range(1, len(path.parts)))
+        found = (whole for end in ends if (whole := inside(self.folder, end)).is_file())
+        return next(found, inside(self.folder, path.name))
 
     def _find_base(self, base: str, name: str) -> str | None:
         if inside(self.folder, base).is_file():
@@ -96,6 +104,11 @@ class FilmFolder:
                 if not path.is_symlink() or path.resolve().is_relative_to(top):
                     index.setdefault(file, []).append(path.relative_to(self.folder).as_posix())
         return {name: sorted(paths) for name, paths in index.items()}
+
+
+def _is_elsewhere(name: str, path: PurePosixPath) -> bool:
+    """Whether a name starts at the root of a machine; one that climbs out of a folder does not."""
+    return ".." not in path.parts and (path.is_absolute() or bool(PureWindowsPath(name).drive))
 
 
 def _plain_files(folder: Path) -> frozenset[str]:

@@ -428,7 +428,7 @@ def test_base_name_that_fits_two_films(tmp_path):
         via.read([path], film(tmp_path, "y/b.png"))
 
 
-@pytest.mark.parametrize("name", ["../a.png", "/etc/passwd", "C:\\films\\a.png", "x/../../a.png", "a\0.png"])
+@pytest.mark.parametrize("name", ["../a.png", "/x/../a.png", "C:\\..\\a.png", "x/../../a.png", "a\0.png"])
 def test_names_never_lead_outside(tmp_path, name):
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(DataError, match="leads outside the image folder"):

@@ -137,7 +137,7 @@ def _can_be_untangled(edges: Points) -> bool:
     # What is traced twice, or back along itself, meets itself everywhere and is simple all the same.
     order = np.lexsort((edges[:, :, 1], edges[:, :, 0]), axis=1)
     distinct = np.unique(np.take_along_axis(edges, order[:, :, None], axis=1), axis=0)
-    lines = shapely.linestrings(distinct)
+    lines = np.asarray(shapely.linestrings(distinct), dtype=object)
     tree = shapely.STRtree(lines)
     meetings = neighbours = 0
     for start in range(0, len(lines), _EDGES_AT_ONCE):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+
 from vertinst.structures.conversion import Skip
 
 from ._parts import Part

@@ -366,7 +366,8 @@ def test_parts_of_an_instance_are_one_annotation(tmp_path):
         region(box(58), label="lumbar", instance=""),
     ]
     annotations, skips = read_regions(tmp_path, *parts)
-    assert skips == ()
+    assert [(s.region, s.repaired) for s in skips] == [(1, True)]
+    assert "another level" in skips[0].reason
     assert [a.category for a in annotations] == ["lumbar", "screw", "lumbar", "lumbar"]
     body = annotations[0]
     assert body.outlines == (box(10), box(50))

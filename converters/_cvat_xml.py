@@ -57,6 +57,10 @@ def write(dataset: Dataset, path: Path) -> tuple[Skip, ...]:
     refuse_empty(dataset, path)
     losses: list[Skip] = []
     films = [_film(number, image, losses) for number, image in enumerate(dataset.images)]
+    for film, image in zip(films, dataset.images, strict=True):
+        if _clean(film):
+            reason = "characters that XML has not, in names or attributes: written as `?`, ends of lines in its own way"
+            losses.append(Skip("", image.file_name, None, reason, repaired=True))
     root = Element("annotations")
     SubElement(root, "version").text = "1.1"
     root.append(_meta(dataset, films))
@@ -74,7 +78,7 @@ def _meta(dataset: Dataset, films: Sequence[Element]) -> Element:
     task = SubElement(meta, "task")
     for name, text in (("name", "vertinst"), ("size", str(len(films))), ("mode", "annotation")):
         SubElement(task, name).text = text
-    used: dict[str, dict[str, None]] = {_clean(name): {} for name in dataset.categories}
+    used: dict[str, dict[str, None]] = {_cleaned(name): {} for name in dataset.categories}
     for film in films:
         for shape in film:
             names = used.setdefault(shape.get("label", ""), {})
@@ -101,7 +105,7 @@ def _meta(dataset: Dataset, films: Sequence[Element]) -> Element:
 
 def _film(number: int, image: ImageRecord, losses: list[Skip]) -> Element:
     size = {"width": str(image.width), "height": str(image.height)}
-    film = Element("image", {"id": str(number), "name": _clean(image.file_name), **size})
+    film = Element("image", {"id": str(number), "name": image.file_name, **size})
     attributes = film_attributes(image)
     if attributes:
         _add_attributes(SubElement(film, "tag", {"label": FILM_TAG, "source": "manual"}), attributes)
@@ -124,7 +128,7 @@ def _unread(region: Mapping[str, Any]) -> Element | None:
         if shape.get("name") not in ("point", "polyline"):
             trace(shape)
         return _shape(Piece(UNREAD, shape, None, attributes))
-    except (RegionFault, KeyError, TypeError, ValueError):
+    except (RegionFault, KeyError, TypeError, ValueError, OverflowError):
         return None
 
 
@@ -134,7 +138,7 @@ def _shape(piece: Piece) -> Element:
     group = {"group_id": str(piece.group)} if piece.group else {}
     occluded = "0" if own["occluded"].casefold() in ("0", "false", "no") else "1"
     z_order = own["z_order"] if re.fullmatch(r"-?\d{1,9}", own["z_order"]) else "0"
-    head = {"label": _clean(piece.category), "source": "manual", "occluded": occluded}
+    head = {"label": piece.category, "source": "manual", "occluded": occluded}
     element = Element(name, {**head, **fields, "z_order": z_order, **group})
     # What the two fields do not say is said among the attributes.
     said = {"occluded": occluded, "z_order": z_order}
@@ -176,16 +180,30 @@ def _mask(mask: Rle) -> tuple[str, dict[str, str]]:
 
 def _add_attributes(element: Element, attributes: Mapping[str, Any]) -> None:
     for name, value in attributes.items():
-        SubElement(element, "attribute", {"name": _clean(name)}).text = _text(value)
+        SubElement(element, "attribute", {"name": str(name)}).text = _text(value)
 
 
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    return _clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _clean(text: str) -> str:
+def _clean(film: Element) -> bool:
+    """Make the texts of an element fit for XML; whether any had to be changed."""
+    is_changed = False
+    for element in film.iter():
+        for key, value in element.attrib.items():
+            element.set(key, _cleaned(value))
+            is_changed |= element.get(key) != value
+        text = element.text or ""
+        # Parsers make one of all ends of lines.
+        element.text = _cleaned(text).replace("\r\n", "\n").replace("\r", "\n")
+        is_changed |= element.text != text
+    return is_changed
+
+
+def _cleaned(text: str) -> str:
     return _NOT_XML.sub("?", text)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -17,6 +17,7 @@ from vertinst.structures import rle as rle_masks
 from vertinst.structures.rle import MAX_PIXELS, Rle
 
 from ._class_names import ClassNames
+from ._film_stems import FilmStems
 
 __all__ = ["SUFFIXES", "Named", "Values", "name_of", "parts_of", "read_values", "values_of", "write_values"]
 
@@ -100,7 +101,7 @@ def write_values(path: Path, values: npt.NDArray[np.uint8] | npt.NDArray[np.uint
     write_bytes(path, content.tobytes())
 
 
-def name_of(name: PurePosixPath, stems: Mapping[str, Sequence[str]] | None, classes: ClassNames) -> Named | None:
+def name_of(name: PurePosixPath, stems: FilmStems | None, classes: ClassNames) -> Named | None:
     """Which film a mask belongs to, by its own name.
 
     `film.png` and `film_mask.png` are of the whole film; `film_lumbar_1.png`, `film/lumbar_1.png` and

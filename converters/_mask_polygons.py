@@ -84,7 +84,7 @@ def _moved_px(outline: Points, thin: Points) -> float:
     at = np.array([numbers[point] for point in map(tuple, thin.tolist())])
     turned = np.roll(outline, -at[0], axis=0)
     steps = np.diff((at - at[0]) % len(outline), append=len(outline))
-    sides = shapely.linestrings(np.stack([thin, np.roll(thin, -1, axis=0)], axis=1))
+    sides = np.asarray(shapely.linestrings(np.stack([thin, np.roll(thin, -1, axis=0)], axis=1)))
     return float(shapely.distance(shapely.points(turned), np.repeat(sides, steps)).max())
 
 

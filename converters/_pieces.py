@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from vertinst.errors import DataError
+from vertinst.files import film_stem
 from vertinst.structures import rle as rle_masks
 from vertinst.structures.conversion import Skip
 from vertinst.structures.dataset import Annotation, Dataset, ImageRecord
@@ -114,17 +116,20 @@ def written_attributes(annotation: Annotation, attributes: Mapping[str, Any]) ->
 def output_names(dataset: Dataset, suffix: str) -> dict[str, str]:
     """A file for each film, by film name: its own name with another suffix, sub-folders kept.
 
-    Two films that differ in their suffix only keep these (`a.png.json`).
+    Films whose file would be another film's too keep their own suffix (`a.png.json`).
 
     Raises:
-        DataError: A film's name leads outside of a folder, or names no file.
+        DataError: A film's name leads outside of a folder, names no file or a hidden one, or names the file of another
+            film (`a.png` and `./a.png`).
     """
-    stems = [_stem(image.file_name) for image in dataset.images]
-    twice = {stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(stems) else set()
-    return {
-        image.file_name: f"{image.file_name.replace(chr(92), '/') if stem in twice else stem}{suffix}"
-        for image, stem in zip(dataset.images, stems, strict=True)
-    }
+    whole = {image.file_name: _whole_name(image.file_name) for image in dataset.images}
+    names = {film: film_stem(name) for film, name in whole.items()}
+    while len(counts := Counter(names.values())) < len(names):
+        shared = [film for film, name in names.items() if counts[name] > 1]
+        if all(names[film] == whole[film] for film in shared):
+            raise DataError("another film has the same name", where=shared[-1], fix="Correct the name in the file.")
+        names |= {film: whole[film] for film in shared}
+    return {film: f"{name}{suffix}" for film, name in names.items()}
 
 
 def refuse_empty(dataset: Dataset, where: object) -> None:
@@ -137,11 +142,11 @@ def refuse_empty(dataset: Dataset, where: object) -> None:
         raise DataError("must have at least one film, got none", where=where, fix="Check where the data come from.")
 
 
-def _stem(file_name: str) -> str:
+def _whole_name(file_name: str) -> str:
     path = PurePosixPath(file_name.replace("\\", "/"))
-    if not path.stem:
-        raise DataError("file name must name a film", where=file_name, fix="Correct the name in the file.")
-    return path.with_suffix("").as_posix()
+    if not path.name or path.name.startswith("."):
+        raise DataError("file name must name a film, and none that is hidden", where=file_name, fix="Rename the film.")
+    return path.as_posix()
 
 
 def _shapes(annotation: Annotation) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:

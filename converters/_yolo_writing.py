@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from vertinst.files import inside, prepare_folder, write_text
+from vertinst.files import film_stem, inside, prepare_folder, write_text
 from vertinst.structures import rle as rle_masks
 from vertinst.structures.conversion import Skip
 from vertinst.structures.dataset import Annotation, Dataset, ImageRecord
@@ -51,8 +51,12 @@ def write(dataset: Dataset, path: Path) -> tuple[Skip, ...]:
         lines = list(_lines(dataset, image, losses))
         write_text(targets[image.file_name], "".join(f"{line}\n" for line in lines))
         losses += _film_losses(image)
+        if names[image.file_name] != f"{film_stem(image.file_name)}.txt":
+            reason = "another film differs in the suffix only: kept in the label's name, where other programs miss it"
+            losses.append(Skip("", image.file_name, None, reason, repaired=True))
     classes = dict(enumerate(dataset.categories))
-    content = {"path": ".", "train": "images", "val": "images", "names": classes}
+    # Without `path`, which Ultralytics would look for in its own folder and not here.
+    content = {"train": "images", "val": "images", "names": classes}
     write_text(path / "data.yaml", yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
     return tuple(losses)
 

@@ -32,6 +32,11 @@ __all__ = ["read", "write"]
 
 _MAX_MASK_TEXT = 200_000_000
 _POINTS_OF = {"line": 2, "circle": 2, "point": 1}
+# What labelme itself has in a file and in a shape; it keeps whatever other programs add to both.
+_OWN = frozenset(
+    {"version", "flags", "shapes", "imagePath", "imageData", "imageHeight", "imageWidth", "attributes", UNREAD}
+)
+_OWN_OF_SHAPE = frozenset({"label", "points", "group_id", "shape_type", "flags", "description", "mask"})
 
 
 def read(
@@ -44,10 +49,11 @@ def read(
     """Read labelme files as one data set.
 
     The label is the class; names of levels among the labels give class and level. Shapes of one `group_id` and label
-    are parts of one instance. A shape's flags are attributes, and so is its description: a JSON object gives several,
-    other text one called `description`. Shapes: polygon, rectangle, oriented_rectangle, circle, line and linestrip
-    (open lines), point, points, mask. A film is found by `imagePath`, relative to the JSON's own folder below the
-    folder given; where that leads outside, only its last part counts. `imageData` is not read.
+    are parts of one instance. A shape's flags are attributes, and so are what other programs added to it and its
+    description: a JSON object gives several, other text one called `description`. Shapes: polygon, rectangle,
+    oriented_rectangle, circle, line and linestrip (open lines), point, points, mask. A film is found by `imagePath`,
+    relative to the JSON's own folder below the folder given; where that leads outside, only its last part counts.
+    `imageData` is not read.
 
     Args:
         paths: JSON files, or folders that are searched to the bottom.
@@ -94,8 +100,9 @@ def _entry(path: Path, root: Path | None, sizes: FilmSizes, skips: list[Skip]) -
     name = _film_name(content.get("imagePath"), path, root)
     attributes = content.get("attributes") if isinstance(content.get("attributes"), dict) else {}
     flags = content.get("flags") if isinstance(content.get("flags"), dict) else {}
+    others = _others(content, _OWN)
     size = stated_size(content.get("imageHeight"), content.get("imageWidth"))
-    film = Entry(str(path), name, {**(flags or {}), **(attributes or {})}, (), size=size)
+    film = Entry(str(path), name, {**others, **(flags or {}), **(attributes or {})}, (), size=size)
     reader = _ShapeReader(film, sizes, skips)
     regions = [region for number, shape in enumerate(content["shapes"]) for region in reader.read(number, shape)]
     kept = content.get(UNREAD) if isinstance(content.get(UNREAD), list) else []
@@ -164,13 +171,15 @@ class _ShapeReader:
         if len(points) != 2:
             raise _BrokenMask(f"mask must have two corners, got {len(points)} points")
         patch = _decode(shape.get("mask"))
-        (left, top), (right, bottom) = ((int(x), int(y)) for x, y in points)
+        # As labelme places them; dragged ones have fractions, and then the second corner says nothing.
+        (left, top), (right, bottom) = ((round(x), round(y)) for x, y in points)
+        is_whole = all(v == round(v) for point in points for v in point)
         height, width = size
         rows, columns = slice(max(0, -top), max(0, height - top)), slice(max(0, -left), max(0, width - left))
         inner = patch[rows, columns]
         if not inner.any():
             raise _BrokenMask("covers no pixel of the film")
-        if patch.shape != (bottom - top + 1, right - left + 1):
+        if is_whole and patch.shape != (bottom - top + 1, right - left + 1):
             reason = f"mask has {patch.shape[1]} x {patch.shape[0]} px, its corners say otherwise: placed by the first"
             self.skips.append(Skip(self.film.file, self.film.name, number, reason, repaired=True))
         if inner.sum() != patch.sum():
@@ -200,7 +209,8 @@ def _decode(text: Any) -> npt.NDArray[np.bool_]:
 
 def _attributes(shape: Mapping[str, Any]) -> dict[str, Any]:
     flags, text = shape.get("flags"), shape.get("description")
-    result: dict[str, Any] = dict(flags) if isinstance(flags, dict) else {}
+    result = _others(shape, _OWN_OF_SHAPE)
+    result |= flags if isinstance(flags, dict) else {}
     if not isinstance(text, str) or not text.strip():
         return result
     try:
@@ -210,6 +220,11 @@ def _attributes(shape: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(described, dict):
         return {**result, "description": text}
     return {**result, **{str(key): tidy(value) for key, value in described.items()}}
+
+
+def _others(record: Mapping[str, Any], own: frozenset[str]) -> dict[str, Any]:
+    """What other programs added; labelme of old wrote colours that were never chosen as null."""
+    return {key: tidy(value) for key, value in record.items() if key not in own and value is not None}
 
 
 def _pairs(points: Any) -> list[list[float]] | None:

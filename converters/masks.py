@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vertinst.data.radiograph import find_films
 from vertinst.errors import DataError
 from vertinst.files import inside, read_json
 from vertinst.progress import Progress, silent, track
@@ -21,6 +20,7 @@ from vertinst.structures.dataset import Dataset
 from vertinst.structures.rle import Rle
 
 from ._class_names import ClassNames
+from ._film_stems import FilmStems, film_called, film_stems
 from ._mask_files import SUFFIXES, Values, name_of, parts_of, read_values, values_of
 from ._mask_writing import LEGEND, write
 from ._source import Entry, Region
@@ -169,7 +169,7 @@ def _with_names(
     pictures = [p for p in found if not p.name.startswith(".")]
     if not pictures:
         raise DataError(f"no mask in this folder ({', '.join(SUFFIXES)})", where=folder, fix="Check the path.")
-    stems = _stems(images) if images is not None else None
+    stems = film_stems(images) if images is not None else None
     classes = ClassNames(options.class_map or {})
     named: list[tuple[Path, str, str | None]] = []
     for path in pictures:
@@ -192,22 +192,8 @@ def _with_names(
     yield from entries
 
 
-def _stems(images: Path) -> dict[str, list[str]]:
-    result: dict[str, list[str]] = {}
-    for path in find_films([images]):
-        name = path.relative_to(images)
-        for stem in dict.fromkeys((name.with_suffix("").as_posix(), name.stem)):
-            result.setdefault(stem, []).append(name.as_posix())
-    return result
-
-
-def _film_name(stem: str, stems: Mapping[str, Sequence[str]] | None, path: Path) -> str:
-    if stems is None:
-        return f"{stem}.png"
-    films = stems[stem]
-    if len(films) > 1:
-        raise DataError(f"several films have this name: {', '.join(films[:5])}", where=path, fix="Rename them.")
-    return films[0]
+def _film_name(stem: str, stems: FilmStems | None, path: Path) -> str:
+    return f"{stem}.png" if stems is None else film_called(stem, stems, path) or stem
 
 
 def _kind(whole: Sequence[Path], options: ReadOptions) -> str:

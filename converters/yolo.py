@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-from vertinst.data.radiograph import find_films
 from vertinst.errors import DataError
+from vertinst.files import film_stem
 from vertinst.progress import Progress, silent, track
 from vertinst.structures import rle as rle_masks
 from vertinst.structures.conversion import ReadOptions, Skip
 from vertinst.structures.dataset import Dataset
 
+from ._film_stems import FilmStems, film_called, film_stems
 from ._shapes import MAX_COORDINATE_PX
 from ._source import Entry, Region
 from ._stated import FilmSizes, build_stated, faulty, mask_region, stated
@@ -28,7 +29,7 @@ __all__ = ["read", "write"]
 
 MAX_TEXT_BYTES = 50_000_000
 # Beside the labels, and none of them.
-_NO_LABELS = frozenset({"classes.txt", "obj.names", "readme.txt", "train.txt", "val.txt", "test.txt", "notes.txt"})
+_NO_LABELS = frozenset({"classes.txt", "obj.names", "train.txt", "val.txt", "test.txt", "notes.txt"})
 # Each is rasterised, and compared with every other.
 _MAX_RINGS = 200
 # Finer than any annotation, and coarse enough that a number written as a share of the width comes back as it was.
@@ -66,12 +67,13 @@ def read(
     skips: list[Skip] = []
     sources = [_source(path) for path in paths]
     folder = images if images is not None else _films_of(sources)
-    films = _stems(folder)
+    films = film_stems(folder)
     sizes = FilmSizes(folder, options)
     entries: list[Entry] = []
     for source in sources:
         seen = set()
-        for path in track(source.files, len(source.files), "reading YOLO labels", progress):
+        labels = _labels(source.files, source.root, films)
+        for path in track(labels, len(labels), "reading YOLO labels", progress):
             film = _film_of(path, source.root, films)
             seen.add(film)
             size = sizes.of(Entry(str(path), film, {}, ()))
@@ -90,7 +92,7 @@ class _Source:
 
     Attributes:
         root: Folder that names of films start from.
-        files: Label files.
+        files: Text files: labels, and what may lie beside them.
         names: Names of the classes by number, or None if nothing tells them.
         is_set: It is a data set, whose films without a file are without annotations.
     """
@@ -114,8 +116,8 @@ def _source(path: Path) -> _Source:
 
 def _data_set(folder: Path, settings: Path | None) -> _Source:
     root = folder / "labels" if (folder / "labels").is_dir() else folder
-    found = sorted(p for p in root.rglob("*.txt") if p.is_file() and p.name.casefold() not in _NO_LABELS)
-    if not found and settings is None:
+    found = sorted(p for p in root.rglob("*.txt") if p.is_file() and not p.name.startswith("."))
+    if settings is None and all(map(_is_beside, found)):
         raise DataError("no label file in this folder", where=folder, fix="Give the folder of a YOLO data set.")
     names = _yaml_names(settings) if settings is not None else _listed_names(root)
     return _Source(root, found, names, is_set=settings is not None)
@@ -160,30 +162,33 @@ def _films_of(sources: Sequence[_Source]) -> Path:
     return next(iter(folders))
 
 
-def _stems(folder: Path) -> dict[str, list[str]]:
-    """Films below a folder by their names without suffix, and by their last parts alone."""
-    found: dict[str, list[str]] = {}
-    if folder.is_dir():
-        for path in find_films([folder]):
-            name = path.relative_to(folder)
-            for stem in dict.fromkeys((name.with_suffix("").as_posix(), name.stem)):
-                found.setdefault(stem, []).append(name.as_posix())
-    return found
+def _labels(files: Sequence[Path], root: Path, films: FilmStems) -> list[Path]:
+    """Label files: not what lies beside them, unless a film is called so."""
+    return [p for p in files if not _is_beside(p) or film_stem(p.relative_to(root).as_posix()) in films]
 
 
-def _film_of(path: Path, root: Path, films: Mapping[str, Sequence[str]]) -> str:
+def _is_beside(path: Path) -> bool:
+    name = path.name.casefold()
+    return name in _NO_LABELS or name.startswith("readme")
+
+
+def _film_of(path: Path, root: Path, films: FilmStems) -> str:
     """Film of a label file: the one called so in the same sub-folder, else the only one called so."""
-    name = PurePosixPath(path.relative_to(root).as_posix()).with_suffix("")
+    name = path.relative_to(root).with_suffix("").as_posix()
     # `write` keeps the suffix where two films differ in nothing else.
-    if name.as_posix() in films.get(name.with_suffix("").as_posix(), ()):
-        return name.as_posix()
-    for stem in (name.as_posix(), name.name):
-        found = films.get(stem, ())
-        if len(found) > 1:
-            raise DataError(f"several films have this name: {', '.join(found[:5])}", where=path, fix="Rename them.")
-        if found:
-            return found[0]
-    return name.as_posix()
+    if name in films.get(film_stem(name), ()):
+        return name
+    stems = (name, _beside_labels(name), PurePosixPath(name).name)
+    return next((film for stem in stems if (film := film_called(stem, films, path))), name)
+
+
+def _beside_labels(name: str) -> str:
+    """Where the film lies if the set is split into folders with `images` and `labels` each."""
+    parts = name.split("/")
+    if "labels" not in parts[:-1]:
+        return name
+    last = len(parts) - 2 - parts[-2::-1].index("labels")
+    return "/".join([*parts[:last], "images", *parts[last + 1 :]])
 
 
 def _text(path: Path) -> str:

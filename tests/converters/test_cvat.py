@@ -256,13 +256,27 @@ def test_the_file_has_what_cvat_needs(tmp_path):
     assert len(set(groups)) == 3
 
 
+def test_unread_regions_of_numbers_beyond_all_bounds_are_listed(tmp_path):
+    shape = {"name": "polyline", "all_points_x": [1, 10**400], "all_points_y": [1, 2]}
+    unread = ({"shape_attributes": shape, "region_attributes": {}},)
+    (loss,) = cvat.write(Dataset(CLASSES, (ImageRecord(1, "a.png", 5, 5, unread=unread),)), tmp_path / "x.xml")
+    assert "no shape that CVAT has" in loss.reason
+
+
 def test_characters_that_xml_has_not_are_replaced(tmp_path):
     annotation = Annotation("lumbar", mask_of((1, 1, 9, 9)), (), {"a\0": "b\x01\ud800", "n": None, "l": [1, True]})
-    cvat.write(
-        Dataset(CLASSES, (ImageRecord(1, "a.png", WIDTH, HEIGHT, annotations=(annotation,)),)), tmp_path / "x.xml"
+    records = (
+        ImageRecord(1, "a.png", WIDTH, HEIGHT, annotations=(annotation,)),
+        ImageRecord(2, "b\x1b.png", WIDTH, HEIGHT),
+        ImageRecord(3, "c\n.png", WIDTH, HEIGHT, attributes={"note": "two\r\nlines"}),
+        ImageRecord(4, "d.png", WIDTH, HEIGHT, attributes={"note": "two\nlines <&>"}),
     )
+    losses = cvat.write(Dataset(CLASSES, records), tmp_path / "x.xml")
+    assert [(s.image, s.repaired) for s in losses] == [("a.png", True), ("b\x1b.png", True), ("c\n.png", True)]
     dataset, _ = cvat.read([tmp_path / "x.xml"], None)
     assert dataset.images[0].annotations[0].attributes == {"a?": "b??", "n": "", "l": "[1, true]"}
+    assert [i.file_name for i in dataset.images[1:]] == ["b?.png", "c\n.png", "d.png"]
+    assert [i.attributes for i in dataset.images[2:]] == [{"note": "two\nlines"}, {"note": "two\nlines <&>"}]
     with pytest.raises(DataError, match="at least one film"):
         cvat.write(Dataset(CLASSES), tmp_path / "y.xml")
 

@@ -120,6 +120,19 @@ def test_masks_are_placed_by_their_corner(tmp_path):
     assert found[0].outlines == ()
 
 
+@pytest.mark.parametrize(("corner", "left"), [(10.4, 10), (10.6, 11), (-0.6, -1)])
+def test_masks_that_were_dragged_lie_where_labelme_draws_them(tmp_path, corner, left):
+    found, _ = read(tmp_path, shape([[corner, 5], [corner + 4.9, 8]], "mask", mask=png(np.ones((3, 5)))))
+    assert found[0].mask == mask_of((max(0, left), 5, left + 5, 8))
+
+
+def test_what_other_programs_added_is_kept(tmp_path):
+    path = save(tmp_path, shape(difficult=True, score=0.5, line_color=None), lineColor=[0, 255, 0], flags={"ok": True})
+    dataset, _ = labelme.read([path], None)
+    assert dataset.images[0].attributes == {"lineColor": [0, 255, 0], "ok": True}
+    assert dataset.images[0].annotations[0].attributes == {"difficult": True, "score": 0.5}
+
+
 def test_masks_that_leave_the_film_are_cut_off(tmp_path):
     found, skips = read(tmp_path, shape([[-1, -1], [1, 1]], "mask", mask=png(np.ones((3, 3)))))
     assert rle.area(found[0].mask) == 4

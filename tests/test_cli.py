@@ -1,5 +1,6 @@
 """The commands as a user types them, on phantom films made here."""
 
+import io
 import json
 import re
 import subprocess
@@ -9,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
-from vertinst.cli import merged_choice, run
+from vertinst import cli
+from vertinst.cli import load_split, merged_choice, run
 
 TINY = [
     "--set", "model.backbone=resnet18", "--set", "model.channels=32", "--set", "model.image_size=128",
@@ -302,3 +305,23 @@ def test_an_internal_fault_shows_no_contents(capsys, monkeypatch):
     shown = capsys.readouterr()
     assert "fault of vertinst" in shown.err
     assert "Doe" not in shown.err + shown.out
+
+
+def test_what_takes_long_to_start_says_so_on_terminals_only(capsys, monkeypatch):
+    with cli.waiting("loading"):
+        pass
+    assert capsys.readouterr().err == ""
+    shown = io.StringIO()
+    monkeypatch.setattr(cli, "err", Console(file=shown, force_terminal=True))
+    with cli.waiting("loading"):
+        pass
+    assert "loading" in shown.getvalue()
+
+
+def test_patients_that_are_not_known_are_told_when_one_file_is_split(study, capsys, tmp_path):
+    content = json.loads((study / "coco.json").read_text())
+    for image in content["images"]:
+        image.pop("patient", None)
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    load_split(tmp_path / "a.json", 0)
+    assert "each taken as a patient of their own" in capsys.readouterr().err

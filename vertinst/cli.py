@@ -82,6 +82,16 @@ def progress_display() -> Iterator[ProgressDisplay]:
         yield ProgressDisplay(bars)
 
 
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Something that moves on a terminal while what takes seconds has no steps to count, such as importing torch."""
+    if not err.is_terminal:
+        yield
+        return
+    with err.status(f"  {text}"):
+        yield
+
+
 def main() -> None:
     """Run the command line; the console script `vertinst`."""
     debug = "--debug" in sys.argv
@@ -205,8 +215,9 @@ def conversion(form: str) -> Callable[..., None]:
             None, help="Instead of by what is there: instances, classes or binary.", hidden=form != "masks"
         ),
     ) -> None:
-        from vertinst.convert import convert
-        from vertinst.structures.conversion import ReadOptions
+        with waiting("starting"):
+            from vertinst.convert import convert
+            from vertinst.structures.conversion import ReadOptions
 
         options = ReadOptions(
             class_attribute=class_attribute,
@@ -320,7 +331,8 @@ def export(
 
     For example predictions as a VIA project, to correct them there and convert them back.
     """
-    from vertinst.convert import export as run_export
+    with waiting("starting"):
+        from vertinst.convert import export as run_export
 
     settings = {"film_path": film_path, "tolerance_px": tolerance, "kind": kind}
     with progress_display() as progress:
@@ -444,9 +456,10 @@ def train(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a model."""
-    from vertinst.config import load_config
-    from vertinst.engine.train import train as run_training
-    from vertinst.files import keep_inputs
+    with waiting("loading PyTorch"):
+        from vertinst.config import load_config
+        from vertinst.engine.train import train as run_training
+        from vertinst.files import keep_inputs
 
     if overwrite:
         keep_inputs(out_folder, [data, Path(config)])
@@ -504,19 +517,21 @@ def predict(
     overwrite: Overwrite = False,
 ) -> None:
     """Find and name vertebrae and implants on films."""
-    from vertinst.config import check_settings
-    from vertinst.data.radiograph import find_films
-    from vertinst.engine.predict import load_model, predict_films
-    from vertinst.files import keep_inputs
-    from vertinst.postprocess.labelling import parse_anchor
-    from vertinst.postprocess.pipeline import SpineOptions
+    with waiting("loading PyTorch"):
+        from vertinst.config import check_settings
+        from vertinst.data.radiograph import find_films
+        from vertinst.engine.predict import load_model, predict_films
+        from vertinst.files import keep_inputs
+        from vertinst.postprocess.labelling import parse_anchor
+        from vertinst.postprocess.pipeline import SpineOptions
 
     where = parse_anchor(anchor) if anchor else None
     options = check_settings(SpineOptions, {"score_threshold": score}, "--score")
     paths = find_films(films)
     if overwrite:
         keep_inputs(out_folder, [weights, *films])
-    model = load_model(weights, precision=precision, device=device)
+    with waiting("loading the network"):
+        model = load_model(weights, precision=precision, device=device)
     with progress_display() as progress:
         predict_films(
             model,
@@ -545,11 +560,12 @@ def evaluate(
     anchor: AnchorOption = None,
 ) -> None:
     """Score predictions against the truth."""
-    from vertinst.config import check_settings
-    from vertinst.engine.evaluate import EvaluateOptions, spines_from_coco_results, write_metrics
-    from vertinst.engine.evaluate import evaluate as score_predictions
-    from vertinst.postprocess.labelling import parse_anchor
-    from vertinst.report.results import read_folder
+    with waiting("starting"):
+        from vertinst.config import check_settings
+        from vertinst.engine.evaluate import EvaluateOptions, spines_from_coco_results, write_metrics
+        from vertinst.engine.evaluate import evaluate as score_predictions
+        from vertinst.postprocess.labelling import parse_anchor
+        from vertinst.report.results import read_folder
 
     settings = {"merged": merged_choice(classes), "level_range": levels, "iou_threshold": iou}
     options = check_settings(EvaluateOptions, settings, "evaluate")
@@ -632,10 +648,11 @@ def report(
 
     Numbers, training curves, and films with their labelled overlays; no link to any other host.
     """
-    from vertinst.report.html import write_report
+    with waiting("writing the report"):
+        from vertinst.report.html import write_report
 
-    refuse_to_replace(out_file, metrics)
-    write_report(source, out_file, predictions=pred, metrics=metrics)
+        refuse_to_replace(out_file, metrics)
+        write_report(source, out_file, predictions=pred, metrics=metrics)
     out.print(f"Report: {out_file.resolve()}")
 
 
@@ -672,10 +689,11 @@ def doctor() -> None:
 
     Versions, devices, the precision chosen, and the command that mends what is missing.
     """
-    from vertinst.doctor import examine
+    with waiting("looking"):
+        from vertinst.doctor import examine
 
+        findings = examine()
     table = Table("what", "found", "mend", title=f"vertinst {__version__}", title_justify="left")
-    findings = examine()
     for finding in findings:
         table.add_row(finding.what, finding.found, finding.mend)
     out.print(table)

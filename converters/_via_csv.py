@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vertinst.errors import DataError
-from vertinst.files import MAX_JSON_BYTES, MAX_JSON_DEPTH
+from vertinst.files import MAX_JSON_BYTES
+from vertinst.json_text import MAX_JSON_DEPTH, unique
 from vertinst.structures.conversion import Skip
 
 from ._source import Entry, Options, Region, tidy
@@ -171,7 +172,7 @@ def _json(cell: str) -> dict[str, Any] | None:
     if not cell.strip():
         return {}
     try:
-        content = json.loads(cell)
+        content = json.loads(cell, object_pairs_hook=unique)
     except (ValueError, RecursionError):
         return None
     if cell.count("[") + cell.count("{") > MAX_JSON_DEPTH and _depth(content) > MAX_JSON_DEPTH:

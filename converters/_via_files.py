@@ -17,6 +17,8 @@ from ._via_csv import is_csv, read_csv
 __all__ = ["read_entries"]
 
 _OF_FILMS = {"regions", "file_attributes", "size"}
+_OF_ENTRIES = {*_OF_FILMS, "filename", "fileref", "base64_img_data"}
+_OF_REGIONS = {"shape_attributes", "region_attributes"}
 _EXPORT_FIX = "In VIA choose Annotation > Export Annotations (as json), or Project > Save."
 
 
@@ -35,12 +37,13 @@ def read_entries(path: Path) -> tuple[list[Entry], list[Skip]]:
     """
     if is_csv(path):
         return read_csv(path)
-    content = read_json(path)
+    again = _Again()
+    content = read_json(path, keeps_again=again)
     if not isinstance(content, dict):
         raise DataError("must be a VIA file, got JSON of another kind", where=path, fix=_EXPORT_FIX)
     if is_via3(content):
         return read_via3(content, path)
-    skips: list[Skip] = []
+    skips = again.listed(str(path))
     metadata, options = _sections(content, path)
     entries = []
     for key in _order(content, metadata, path, skips):
@@ -54,8 +57,34 @@ def read_entries(path: Path) -> tuple[list[Entry], list[Skip]]:
         regions = tuple(_regions(raw.get("regions"), str(path), name, skips))
         source = {key: tidy(raw[key]) for key in ("filename", "size", "fileref") if key in raw}
         attributes = _attributes(raw.get("file_attributes"))
+        skips += _not_taken(str(path), name, None, raw, _OF_ENTRIES, ("file_attributes",))
         entries.append(Entry(str(path), name, attributes, regions, options, source, elsewhere=_elsewhere(raw)))
     return entries, skips
+
+
+class _Again:
+    """Keeps films and regions whose key another of the file has: files that people merged by hand have such."""
+
+    def __init__(self) -> None:
+        self._films: list[str] = []
+        self._regions = 0
+
+    def __call__(self, key: str, value: Any) -> bool:
+        if isinstance(value, dict) and isinstance(value.get("filename"), str):
+            self._films.append(value["filename"])
+            return True
+        is_region = isinstance(value, dict) and "shape_attributes" in value
+        self._regions += is_region
+        return is_region
+
+    def listed(self, file: str) -> list[Skip]:
+        """What was kept."""
+        reason = "stands in the file more than once: all its entries are read"
+        found = [Skip(file, tidy(name), None, reason, repaired=True) for name in self._films]
+        if self._regions:
+            reason = f"{self._regions} regions have the number of another of their film: all are read"
+            found.append(Skip(file, "", None, reason, repaired=True))
+        return found
 
 
 def _sections(content: dict[str, Any], path: Path) -> tuple[dict[str, Any], Options]:
@@ -110,9 +139,24 @@ def _regions(raw: Any, file: str, name: str, skips: list[Skip]) -> Iterator[Regi
         if not isinstance(region, dict):
             skips.append(Skip(file, name, number, "has no shape"))
             continue
+        shape, attributes = region.get("shape_attributes"), region.get("region_attributes")
+        if not (isinstance(shape, dict) and isinstance(attributes, dict) and len(region) == 2):
+            skips += _not_taken(file, name, number, region, _OF_REGIONS, ("shape_attributes", "region_attributes"))
         # Without a shape it is no annotation, but what was written of it must not be lost.
-        shape = region.get("shape_attributes")
-        yield Region(number, shape if isinstance(shape, dict) else {}, _attributes(region.get("region_attributes")))
+        yield Region(number, shape if isinstance(shape, dict) else {}, _attributes(attributes))
+
+
+def _not_taken(
+    file: str, name: str, number: int | None, found: dict[str, Any], known: set[str], objects: tuple[str, ...]
+) -> list[Skip]:
+    """What of an entry or region no reader of VIA files would look at."""
+    wrong = [key for key in objects if found.get(key) and not isinstance(found[key], dict)]
+    reasons = [f"{key} must be an object: taken as empty" for key in wrong]
+    others = sorted(found.keys() - known)
+    if others:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        reasons.append(f"has keys that are not VIA's, not taken over: {', '.join(tidy(others[:5]))[:200]}{more}")
+    return [Skip(file, name, number, reason, repaired=True) for reason in reasons]
 
 
 def _attributes(raw: Any) -> dict[str, Any]:

@@ -69,6 +69,24 @@ def test_missing_json_and_byte_order_marks(tmp_path):
     assert read_json(tmp_path / "bom.json") == {"a": 1}
 
 
+@pytest.mark.parametrize("text", ['{"a": 1, "b": 2, "a": 3}', '{"b": ["a:", {"c": 1, "a": 2, "a": 2}]}'])
+def test_a_key_that_stands_twice_in_an_object_is_refused_or_kept(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match="key 'a' stands twice in one object"):
+        read_json(path)
+    asked = []
+    found = read_json(path, keeps_again=lambda *pair: asked.append(pair) or True)
+    assert asked == [("a", 3 if text.startswith('{"a"') else 2)]
+    assert "'a (2)': " in repr(found)
+
+
+def test_colons_in_texts_and_lists_of_all_kinds_are_no_keys(tmp_path):
+    content = {'a": "b': ["x: y", {"{": [1, {'\\":': [[], {}, [{"c": {}}]]}]}, ":"], ":": None}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert read_json(tmp_path / "a.json") == content
+
+
 def test_an_output_folder_is_never_overwritten_by_accident(tmp_path):
     (tmp_path / "out").mkdir()
     prepare_folder(tmp_path / "out")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import os
 import shutil
@@ -11,11 +10,8 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-import numpy as np
-import orjson
-
-from vertinst.collector import collector_paused
 from vertinst.errors import DataError, OutputExistsError, VertinstError
+from vertinst.json_text import MAX_JSON_DEPTH, parse
 
 __all__ = [
     "film_stem",
@@ -31,16 +27,6 @@ __all__ = [
 ]
 
 MAX_JSON_BYTES = 2_000_000_000
-# What is deeper is no annotation, and would break whoever walks through it.
-MAX_JSON_DEPTH = 100
-# What tells the depth of a JSON text: +1 for each byte that opens a container, -1 for each that closes one.
-_QUOTE = ord('"')
-_STEPS = np.zeros(256, dtype=np.int8)
-_STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
-_NO_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
-# Digits in a row that 64 bits may be too few for, in a text whose digits are all written as 0.
-_LONG_NUMBER = b"0" * 19
-_DIGITS_ALIKE = bytes.maketrans(b"123456789", b"0" * 9)
 # On most file systems: bytes of one part of a path, and of a whole path less a generous folder.
 _MAX_NAME_BYTES = 255
 _MAX_PATH_BYTES = 2000
@@ -116,17 +102,23 @@ def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
     write_text(path, json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, keeps_again: Callable[[str, Any], bool] = lambda key, value: False) -> Any:
     """Read a JSON file of at most 2 GB; a byte order mark is accepted.
 
+    Args:
+        path: The file.
+        keeps_again: Asked about each key that an object has once more, with the value there: if it is to be kept, it
+            is found under `key (2)`. Python itself forgets all values but the last.
+
     Raises:
-        DataError: The file is missing, too large, not UTF-8, not JSON, or nested deeper than `MAX_JSON_DEPTH`.
+        DataError: The file is missing, too large, not UTF-8, not JSON, nested deeper than `MAX_JSON_DEPTH`, or has a
+            key twice in one object.
     """
     try:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise DataError(f"must be at most {MAX_JSON_BYTES} bytes, got {size}", where=path, fix="Split the file.")
-        content, depth = _parse(path.read_bytes())
+        content, depth = parse(path.read_bytes(), keeps_again)
     except FileNotFoundError as error:
         raise DataError("no such file", where=path, fix="Check the path.") from error
     except IsADirectoryError as error:
@@ -150,29 +142,6 @@ def read_json(path: Path) -> Any:
             f"must be nested at most {MAX_JSON_DEPTH} deep, got more", where=path, fix="Check where the file is from."
         )
     return content
-
-
-def _parse(raw: bytes) -> tuple[Any, int]:
-    """Content of a JSON text, and how deep it is nested."""
-    depth = _depth(raw)
-    with collector_paused():
-        # Twice as fast, but it refuses NaN and rounds integers of more than 64 bits.
-        if _LONG_NUMBER not in raw.translate(_DIGITS_ALIKE):
-            with suppress(orjson.JSONDecodeError):
-                return orjson.loads(raw.removeprefix(codecs.BOM_UTF8)), depth
-        text = raw.decode("utf-8-sig")
-        # Large files are held in memory once, not twice.
-        del raw
-        return json.loads(text), depth
-
-
-def _depth(raw: bytes) -> int:
-    """How deep the containers of a valid JSON text are nested, of which strings with brackets in them are none."""
-    # What is escaped ends no string; pairs of backslashes go first, as the second of a pair escapes nothing.
-    unescaped = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
-    marks = np.frombuffer(unescaped.translate(None, _NO_MARKS), dtype=np.uint8)
-    in_string = np.logical_xor.accumulate(marks == _QUOTE)
-    return int(np.cumsum(np.where(in_string, 0, _STEPS[marks]), dtype=np.int32).max(initial=0))
 
 
 def prepare_folder(path: Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> Path:

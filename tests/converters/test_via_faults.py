@@ -90,7 +90,7 @@ def test_unusable_regions_are_skipped_with_their_reason(films, shape, reason):
     assert reason in reasons[0]
 
 
-@pytest.mark.parametrize("raw", [None, 3, [], {}, {"shape_attributes": None}, {"shape_attributes": [1]}])
+@pytest.mark.parametrize("raw", [None, 3, [], {}, {"shape_attributes": None}])
 def test_things_that_are_no_region(films, raw):
     dataset, (skip,) = read(films, GOOD, raw)
     assert len(dataset.images[0].annotations) == 1
@@ -237,6 +237,82 @@ def test_entry_without_a_name(films, name):
     dataset, (skip,) = via.read([path], films)
     assert len(dataset) == 1
     assert (skip.image, skip.reason) == ("k", "entry has no file name: left out with 2 regions")
+
+
+def text_of(entries):
+    """JSON with the keys of `entries`, pairs of key and value, as often as they stand there."""
+    return "{" + ", ".join(f"{json.dumps(key)}: {value}" for key, value in entries) + "}"
+
+
+def at(x):
+    return {"shape_attributes": polygon([x, x + 8, x + 8], [1, 1, 9]), "region_attributes": {"label": "rod"}}
+
+
+def film_of(*regions):
+    return json.dumps({"filename": "a.png", "size": 1, "regions": list(regions)})
+
+
+@pytest.mark.parametrize("kind", ["export", "project"])
+def test_films_under_one_key_are_all_read(films, kind):
+    path = films.parent / "via.json"
+    text = text_of([("a.png1", film_of(at(1), at(11))), ("a.png1", film_of(at(11), at(21))), ("a.png1", film_of())])
+    whole = text_of([("_via_img_metadata", text), ("_via_attributes", "{}"), ("_via_image_id_list", '["a.png1"]')])
+    path.write_text(text if kind == "export" else whole)
+    dataset, skips = via.read([path], films)
+    assert [a.outlines[0]["all_points_x"][0] for a in dataset.images[0].annotations] == [1, 11, 21]
+    assert [(s.image, s.reason) for s in skips if s.region is None] == [
+        ("a.png", "stands in the file more than once: all its entries are read"),
+    ] * 2
+
+
+def test_regions_under_one_number_are_all_read(films):
+    path = films.parent / "via.json"
+    regions = text_of([("0", json.dumps(at(1))), ("0", json.dumps(at(11)))])
+    path.write_text(text_of([("a.png1", text_of([("filename", '"a.png"'), ("regions", regions)]))]))
+    dataset, (skip,) = via.read([path], films)
+    assert len(dataset.images[0].annotations) == 2
+    assert skip.repaired
+    assert skip.reason == "1 regions have the number of another of their film: all are read"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (text_of([("_via_img_metadata", "{}"), ("_via_img_metadata", "{}")]), "_via_img_metadata"),
+        (text_of([("a", text_of([("filename", '"a.png"'), ("regions", "[]"), ("regions", "[]")]))]), "regions"),
+        (film_of(GOOD).replace('"label"', '"label": "cage", "label"'), "label"),
+        ('{"a": [1, {"x": 1, "x": 2}]}', "x"),
+    ],
+)
+def test_other_keys_that_stand_twice_are_refused(films, text, key):
+    path = films.parent / "via.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=f"key '{key}' stands twice in one object"):
+        via.read([path], films)
+
+
+def test_what_is_not_of_via_is_named(films):
+    path = films.parent / "via.json"
+    regions = [{**GOOD, "id": 5, "colour": "red"}, {**at(11), "region_attributes": "rod"}, {"shape_attributes": [1]}]
+    entry = {
+        "filename": "a.png",
+        "regions": regions,
+        "file_attributes": ["x"],
+        "reader": "Dr. X",
+        "base64_img_data": "",
+    }
+    path.write_text(json.dumps({"a.png1": entry}))
+    dataset, skips = via.read([path], films)
+    assert len(dataset.images[0].annotations) == 1
+    assert [(s.region, s.reason) for s in skips if s.repaired] == [
+        (None, "file_attributes must be an object: taken as empty"),
+        (None, "has keys that are not VIA's, not taken over: reader"),
+        (0, "has keys that are not VIA's, not taken over: colour, id"),
+        (1, "region_attributes must be an object: taken as empty"),
+        (2, "shape_attributes must be an object: taken as empty"),
+    ]
+    assert [s.region for s in skips if not s.repaired] == [1, 2]
+    assert not any("Dr. X" in s.reason for s in skips)
 
 
 json_values = st.recursive(

@@ -179,6 +179,9 @@ def test_wrong_exports_are_refused(study, capsys):
     (out / "mine.txt").write_text("keep")
     with pytest.raises(OutputExistsError, match="not empty"):
         convert.export(source, "labelme", out)
+    # Nothing is deleted for a format that then could not be written there.
+    with pytest.raises(OutputExistsError, match="must be a file for via, got a folder"):
+        convert.export(source, "via", out, overwrite=True)
     assert (out / "mine.txt").exists()
 
 

@@ -23,6 +23,9 @@ from vertinst.structures.dataset import Dataset
 
 __all__ = ["Conversion", "convert", "export", "read_formats", "write_formats"]
 
+# Formats of one file; the others are folders.
+_FILES = ("cvat", "coco", "via")
+
 Listing = Callable[[Sequence[Skip]], None]
 
 
@@ -168,6 +171,8 @@ def export(
     if unknown:
         raise ConfigError(f"{form} has no setting {', '.join(unknown)}", fix="Leave it out.")
     inputs = [source, *([images] if images is not None else [])]
+    if form in _FILES and out.is_dir():
+        raise OutputExistsError(f"must be a file for {form}, got a folder", where=out, fix="Name a file in it.")
     _check_export(out, inputs, images, pictures, overwrite=overwrite)
     dataset = _read_house(source, images)
     if pictures is not None and images is not None:

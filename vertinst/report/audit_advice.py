@@ -46,7 +46,7 @@ def _unknown_classes(skips: Sequence[Skip]) -> list[str]:
     return [
         f"{len(found)} {regions} left out because these are no known classes: {', '.join(names[:_SHOWN_NAMES])}{more}. "
         f"--class-map FILE keeps them, with a line in the file for each, like {names[0]}: lumbar; "
-        f"{names[0]}: null leaves them out unlisted."
+        f"{names[0]}: null leaves them out."
     ]
 
 

@@ -19,7 +19,7 @@ from vertinst.structures.conversion import Skip
 from vertinst.structures.dataset import Dataset, ImageRecord
 from vertinst.structures.rle import Rle
 
-from ._pieces import Piece, film_attributes, output_names, pieces, refuse_empty
+from ._pieces import Piece, film_attributes, output_names, pieces, refuse_empty, unread_regions
 from ._shapes import trace
 from ._stated import UNREAD
 
@@ -79,7 +79,7 @@ def _file(image: ImageRecord, losses: list[Skip]) -> dict[str, Any]:
     if attributes:
         content["attributes"] = attributes
     if image.unread:
-        content[UNREAD] = [dict(region) for region in image.unread]
+        content[UNREAD] = unread_regions(image)
     return content
 
 

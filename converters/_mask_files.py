@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,10 +20,12 @@ from vertinst.structures.rle import MAX_PIXELS, Rle
 from ._class_names import ClassNames
 from ._film_stems import FilmStems
 
-__all__ = ["SUFFIXES", "Named", "Values", "name_of", "parts_of", "read_values", "values_of", "write_values"]
+__all__ = ["SUFFIXES", "Named", "Values", "masks_of", "name_of", "parts_of", "read_values", "values_of", "write_values"]
 
 SUFFIXES = (".png", ".tif", ".tiff")
-Values = npt.NDArray[np.int64]
+# Whatever a file is called: decoders of other formats are never tried.
+_FORMATS = ("PNG", "TIFF")
+Values = npt.NDArray[Any]
 
 # No film has as many instances; noise of a picture that is no mask has.
 MAX_INSTANCES = 2000
@@ -34,13 +37,13 @@ Named = tuple[str, str | None]
 
 
 def read_values(path: Path) -> Values:
-    """Values of a picture of masks: (H, W) int64; of palettes the index, of colours only grey.
+    """Values of a picture of masks: (H, W) of whole numbers; of palettes the index, of colours only grey.
 
     Raises:
         DataError: Missing, no picture, too large, or in colours.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"must have at most {MAX_PIXELS} pixels", where=path, fix="Check the file.")
             pixels = np.asarray(image)
@@ -54,7 +57,7 @@ def read_values(path: Path) -> Values:
         pixels = grey
     if pixels.dtype.kind == "f" and not (np.isfinite(pixels).all() and (pixels == np.rint(pixels)).all()):
         raise DataError("mask must hold whole numbers", where=path, fix="Export label maps or binary masks.")
-    return pixels.astype(np.int64)
+    return pixels.astype(np.int64) if pixels.dtype.kind in "fb" else pixels
 
 
 def values_of(values: Values, path: Path) -> list[int]:
@@ -71,6 +74,25 @@ def values_of(values: Values, path: Path) -> list[int]:
             fix="Give masks, not films.",
         )
     return [value for value in found if value]
+
+
+def masks_of(values: Values) -> dict[int, Rle]:
+    """The mask of every value but 0, by rising value; in one pass, however many there are."""
+    down = values.T.ravel()
+    places = np.flatnonzero(down)
+    places = places[np.argsort(down[places], kind="stable")]
+    found, starts = np.unique(down[places], return_index=True)
+    parts = np.split(places, starts[1:]) if len(found) else []
+    return {int(value): _from_places(part, values.shape) for value, part in zip(found, parts, strict=True)}
+
+
+def _from_places(places: npt.NDArray[np.int64], image_size: tuple[int, ...]) -> Rle:
+    """Mask of pixels counted down the columns, rising."""
+    first = np.diff(places, prepend=-2) > 1
+    last = np.roll(first, -1)
+    edges = np.stack([places[first], places[last] + 1], axis=1).ravel()
+    counts = np.diff(edges, prepend=0, append=image_size[0] * image_size[1])
+    return rle_masks.from_coco({"size": list(image_size), "counts": counts.tolist()}, image_size)
 
 
 def parts_of(covered: npt.NDArray[np.bool_], path: Path) -> list[Rle]:

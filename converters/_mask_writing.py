@@ -16,7 +16,7 @@ from vertinst.structures.conversion import Skip
 from vertinst.structures.dataset import IMPLANTS, Annotation, Dataset, ImageRecord
 
 from ._mask_files import write_values
-from ._pieces import film_attributes, output_names, refuse_empty, written_attributes
+from ._pieces import film_attributes, output_names, refuse_empty, unread_regions, written_attributes
 from ._stated import UNREAD
 
 __all__ = ["LEGEND", "write"]
@@ -70,7 +70,7 @@ def write(dataset: Dataset, path: Path, *, kind: str = "label-map") -> tuple[Ski
         if attributes := film_attributes(image):
             record["attributes"] = attributes
         if image.unread:
-            record[UNREAD] = [dict(region) for region in image.unread]
+            record[UNREAD] = unread_regions(image)
         films.append(record)
     try:
         write_json(path / LEGEND, {"kind": kind, "films": films}, indent=1)

@@ -18,8 +18,18 @@ from vertinst.structures.rle import Rle
 from ._draw import rasterise
 from ._film_attributes import film_fields
 from ._shapes import RegionFault, trace
+from ._source import as_mapping
 
-__all__ = ["Piece", "film_attributes", "is_faithful", "output_names", "pieces", "refuse_empty", "written_attributes"]
+__all__ = [
+    "Piece",
+    "film_attributes",
+    "is_faithful",
+    "output_names",
+    "pieces",
+    "refuse_empty",
+    "unread_regions",
+    "written_attributes",
+]
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,12 @@ def film_attributes(image: ImageRecord) -> dict[str, Any]:
         result["pixel_spacing_mm"] = list(image.pixel_spacing_mm)
         result["pixel_spacing_source"] = image.pixel_spacing_source
     return result
+
+
+def unread_regions(image: ImageRecord) -> list[dict[str, Any]]:
+    """Regions of a film that are no annotations, each with a shape and attributes, whatever it holds."""
+    keys = ("shape_attributes", "region_attributes")
+    return [{key: dict(as_mapping(region, key)) for key in keys} for region in image.unread]
 
 
 def written_attributes(annotation: Annotation, attributes: Mapping[str, Any]) -> dict[str, Any]:

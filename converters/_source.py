@@ -75,6 +75,12 @@ class Entry:
     elsewhere: str = ""
 
 
+def as_mapping(region: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Shape or attributes of a region that nobody could read; empty if they are none."""
+    value = region.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
 def tidy(value: Any) -> Any:
     """A JSON value as it can be written again: NaN and infinity, which JSON has not, as text; broken Unicode as `?`."""
     if isinstance(value, str):

@@ -13,9 +13,10 @@ from vertinst.structures.conversion import Skip
 from vertinst.structures.dataset import Dataset, ImageRecord
 
 from ._film_attributes import film_fields
+from ._source import as_mapping
 from ._via_definitions import choose, complete, labels_of
 from ._via_parts import Film, regions_of
-from ._via_regions import as_mapping, class_attribute, name_all
+from ._via_regions import class_attribute, name_all
 
 __all__ = ["write"]
 

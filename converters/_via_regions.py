@@ -13,10 +13,10 @@ from vertinst.structures.spine import level_name
 from . import _via_definitions as definitions
 from ._classes import ClassReader, choose_classes, ticked, truth
 from ._shapes import RegionFault
-from ._source import Entry, Options, Region
+from ._source import Entry, Options, Region, as_mapping
 from ._via_parts import Film, Part
 
-__all__ = ["as_mapping", "class_attribute", "name_all"]
+__all__ = ["class_attribute", "name_all"]
 
 Section = dict[str, dict[str, Any]]
 
@@ -82,12 +82,6 @@ def _complete(
 def _class_of(label: str, reader: ClassReader) -> str | None:
     found = reader.names.find(label)
     return found.category if found is not None else None
-
-
-def as_mapping(region: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Shape or attributes of a region that nobody could read; empty if they are none."""
-    value = region.get(key)
-    return value if isinstance(value, Mapping) else {}
 
 
 def _entry(film: Film, options: Options) -> Entry:

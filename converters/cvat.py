@@ -28,6 +28,8 @@ __all__ = ["read", "write"]
 
 # What CVAT writes in one file, and a tree that fits into memory (about ten times as much).
 MAX_XML_BYTES = 500_000_000
+# What is deeper is no annotation, and would break whoever walks through it.
+MAX_XML_DEPTH = 50
 _SHAPES = ("polygon", "polyline", "points", "box", "ellipse", "mask")
 _NO_SHAPE = {
     "tag": "tag of the whole film: no region",
@@ -114,6 +116,11 @@ def _parse(path: Path) -> Element:
         raise DataError(f"is not valid XML{zipped}", where=path, fix="Export the file again.") from error
     if root is None:
         raise DataError("is empty", where=path, fix="Export the file again.")
+    level, depth = [root], 0
+    while level := [child for element in level for child in element]:
+        depth += 1
+        if depth > MAX_XML_DEPTH:
+            raise DataError(f"must be nested at most {MAX_XML_DEPTH} deep", where=path, fix="Check where it is from.")
     return root
 
 

@@ -25,12 +25,14 @@ from vertinst.structures.dataset import Dataset
 from vertinst.structures.rle import MAX_PIXELS, Rle
 
 from ._labelme_writing import write
-from ._source import Entry, Region, tidy
+from ._source import Entry, Region, as_mapping, tidy
 from ._stated import UNREAD, FilmSizes, build_stated, faulty, mask_region, stated, stated_size
 
 __all__ = ["read", "write"]
 
 _MAX_MASK_TEXT = 200_000_000
+# Of a description; with the levels around it, it must stay below what files may have.
+_MAX_DEPTH = 50
 _POINTS_OF = {"line": 2, "circle": 2, "point": 1}
 # What labelme itself has in a file and in a shape; it keeps whatever other programs add to both.
 _OWN = frozenset(
@@ -106,9 +108,7 @@ def _entry(path: Path, root: Path | None, sizes: FilmSizes, skips: list[Skip]) -
     reader = _ShapeReader(film, sizes, skips)
     regions = [region for number, shape in enumerate(content["shapes"]) for region in reader.read(number, shape)]
     kept = content.get(UNREAD) if isinstance(content.get(UNREAD), list) else []
-    regions += [
-        region for number, raw in enumerate(kept or [], len(content["shapes"])) for region in _kept(number, raw)
-    ]
+    regions += [_kept(number, raw) for number, raw in enumerate(kept or [], len(content["shapes"]))]
     return Entry(film.file, name, film.attributes, tuple(regions), source={}, size=size)
 
 
@@ -121,12 +121,11 @@ def _film_name(image_path: Any, path: Path, root: Path | None) -> str:
     return PurePosixPath(text).name if is_absolute or joined.startswith("..") else joined
 
 
-def _kept(number: int, raw: Any) -> Iterator[Region]:
+def _kept(number: int, raw: Any) -> Region:
     """A region that an earlier reading left out."""
-    if isinstance(raw, dict) and isinstance(raw.get("shape_attributes"), dict):
-        attributes = raw.get("region_attributes")
-        attributes = attributes if isinstance(attributes, dict) else {}
-        yield faulty(number, raw["shape_attributes"], attributes, "left out when the file was written")
+    region = raw if isinstance(raw, dict) else {}
+    shape, attributes = (dict(as_mapping(region, key)) for key in ("shape_attributes", "region_attributes"))
+    return faulty(number, shape, attributes, "left out when the file was written")
 
 
 @dataclass(frozen=True)
@@ -217,9 +216,18 @@ def _attributes(shape: Mapping[str, Any]) -> dict[str, Any]:
         described = json.loads(text)
     except (ValueError, RecursionError):
         described = None
-    if not isinstance(described, dict):
+    if not isinstance(described, dict) or not _is_shallow(described):
         return {**result, "description": text}
     return {**result, **{str(key): tidy(value) for key, value in described.items()}}
+
+
+def _is_shallow(described: dict[str, Any]) -> bool:
+    """Whether a description may become attributes: what is nested deeper than files may be is kept as text."""
+    level: list[Any] = [described]
+    for _ in range(_MAX_DEPTH):
+        level = [v for item in level for v in (item.values() if isinstance(item, dict) else item)]
+        level = [item for item in level if isinstance(item, dict | list)]
+    return not level
 
 
 def _others(record: Mapping[str, Any], own: frozenset[str]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from vertinst.errors import DataError
 from vertinst.files import inside, read_json
@@ -21,7 +20,7 @@ from vertinst.structures.rle import Rle
 
 from ._class_names import ClassNames
 from ._film_stems import FilmStems, film_called, film_stems
-from ._mask_files import SUFFIXES, Values, name_of, parts_of, read_values, values_of
+from ._mask_files import SUFFIXES, masks_of, name_of, parts_of, read_values, values_of
 from ._mask_writing import LEGEND, write
 from ._source import Entry, Region
 from ._stated import UNREAD, build_stated, faulty, is_named, mask_region, stated
@@ -113,7 +112,7 @@ def _with_legend(folder: Path, progress: Progress) -> Iterator[Entry]:
 
 def _listed(listed: Sequence[Any], folder: Path, where: Path) -> list[Region]:
     """Regions of one film in a legend; pictures that several share are read once."""
-    pictures: dict[str, Values] = {}
+    pictures: dict[str, dict[int, Rle]] = {}
     regions: list[Region] = []
     for mask in listed:
         if not isinstance(mask, dict) or not all(isinstance(mask.get(key), str) for key in ("file", "class")):
@@ -123,15 +122,15 @@ def _listed(listed: Sequence[Any], folder: Path, where: Path) -> list[Region]:
             raise _broken(where)
         path = inside(folder, mask["file"])
         if mask["file"] not in pictures:
-            pictures[mask["file"]] = read_values(path)
-        covered = pictures[mask["file"]] == value
+            pictures[mask["file"]] = masks_of(read_values(path))
+        covered = pictures[mask["file"]].get(value)
         named = stated(mask["class"], attributes)
-        if not covered.any():
+        if covered is None:
             shape = {"name": "mask", "file": mask["file"], "value": value}
             reason = f"value {value} does not occur in {mask['file']}"
             regions.append(faulty(len(regions), shape, {"label": mask["class"], **attributes}, reason))
             continue
-        for part in parts_of(covered, path) if mask.get("connected") is True else [rle_masks.encode(covered)]:
+        for part in parts_of(rle_masks.decode(covered), path) if mask.get("connected") is True else [covered]:
             # Each its own instance, whatever an attribute `instance` says.
             regions.append(mask_region(len(regions), part, named, f"mask {len(regions)}"))
     return regions
@@ -146,14 +145,14 @@ def _with_results(folder: Path, skips: list[Skip], progress: Progress) -> Iterat
             skips.append(Skip(str(film.path), film.file_name, None, "has no label map"))
             continue
         values = read_values(path)
+        masks = masks_of(values)
         found = [(v, v.level) for v in film.spine.vertebrae] + [(i, "") for i in film.spine.implants]
         regions = []
         for value, (part, level) in enumerate(found, start=1):
             flags = {"flags": ", ".join(part.flags)} if part.flags else {}
             attributes = {"level": level, "score": f"{part.score:.3f}", **flags}
-            covered = values == value
-            if covered.any():
-                regions.append(mask_region(value - 1, rle_masks.encode(covered), stated(part.category, attributes)))
+            if value in masks:
+                regions.append(mask_region(value - 1, masks[value], stated(part.category, attributes)))
             else:
                 shape = {"name": "mask", "file": path.name, "value": value}
                 reason = f"value {value} does not occur in the label map: others lie over it"
@@ -229,25 +228,23 @@ class _PictureReader:
         found = values_of(values, path)
         regions: list[Region] = []
         if label is not None or self.kind == "binary":
-            covered = values != 0
             name = label if label is not None else self._name(found[0]) if len(found) == 1 else ""
+            covered = masks_of((values != 0).astype(np.uint8))
             masks: list[tuple[Rle, str, dict[str, Any]]] = [
-                (mask, name, {}) for mask in self._masks(covered, path, whole=label is None)
+                (part, name, {}) for mask in covered.values() for part in self._parts(mask, path, whole=label is None)
             ]
         else:
             masks = [
-                (mask, self._name(value), {"value": value})
-                for value in found
-                for mask in self._masks(values == value, path, whole=self.kind == "classes")
+                (part, self._name(value), {"value": value})
+                for value, mask in masks_of(values).items()
+                for part in self._parts(mask, path, whole=self.kind == "classes")
             ]
         for number, (mask, name, attributes) in enumerate(masks):
             regions.append(mask_region(number, mask, stated(name, attributes)))
         return Entry(str(path), film, {}, tuple(regions), size=(values.shape[0], values.shape[1]))
 
-    def _masks(self, covered: npt.NDArray[np.bool_], path: Path, *, whole: bool) -> list[Rle]:
-        if not covered.any():
-            return []
-        return parts_of(covered, path) if whole else [rle_masks.encode(covered)]
+    def _parts(self, mask: Rle, path: Path, *, whole: bool) -> list[Rle]:
+        return parts_of(rle_masks.decode(mask), path) if whole else [mask]
 
     def _name(self, value: int) -> str:
         """The value where the class map knows it, or where the values are classes; else none."""

@@ -28,6 +28,8 @@ from ._yolo_writing import write
 __all__ = ["read", "write"]
 
 MAX_TEXT_BYTES = 50_000_000
+# Takes seconds, and holds more classes than anyone has.
+MAX_YAML_BYTES = 1_000_000
 # Beside the labels, and none of them.
 _NO_LABELS = frozenset({"classes.txt", "obj.names", "train.txt", "val.txt", "test.txt", "notes.txt"})
 # Each is rasterised, and compared with every other.
@@ -123,19 +125,29 @@ def _data_set(folder: Path, settings: Path | None) -> _Source:
     return _Source(root, found, names, is_set=settings is not None)
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """Without references, which no data set needs: a few lines of them make as many values as they like."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("references are not read")
+        return super().compose_node(parent, index)
+
+
 def _yaml_names(path: Path) -> dict[int, str]:
     fix = "Write the names of the classes there:\nnames: [lumbar, sacral]"
     try:
-        if path.stat().st_size > MAX_TEXT_BYTES // 10:
+        if path.stat().st_size > MAX_YAML_BYTES:
             raise DataError("is too large for the settings of a data set", where=path, fix="Check the path.")
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), _PlainLoader)
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", where=path, fix="Check the path.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError("is not valid YAML", where=path, fix="Correct the file.") from error
     names = content.get("names") if isinstance(content, dict) else None
     pairs = enumerate(names) if isinstance(names, list) else names.items() if isinstance(names, dict) else ()
-    found = {int(n): str(name).strip() for n, name in pairs if re.fullmatch(r"\d{1,9}", str(n))}
+    texts = ((n, str(name).strip()) for n, name in pairs if isinstance(name, str | int | float))
+    found = {int(n): name for n, name in texts if re.fullmatch(r"\d{1,9}", str(n))}
     if not found:
         raise DataError("must have the names of the classes", where=path, fix=fix)
     return found

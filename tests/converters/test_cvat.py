@@ -159,6 +159,12 @@ def test_files_of_other_kinds_are_refused(tmp_path):
         cvat.read([path.rename(tmp_path / "x.zip")], None)
 
 
+def test_deep_files_are_refused(tmp_path):
+    (tmp_path / "x.xml").write_text(f"<annotations>{'<a>' * 5000}{'</a>' * 5000}</annotations>")
+    with pytest.raises(DataError, match="nested at most 50 deep"):
+        cvat.read([tmp_path / "x.xml"], None)
+
+
 def test_large_files_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(cvat, "MAX_XML_BYTES", 10)
     with pytest.raises(DataError, match="at most 10 bytes"):

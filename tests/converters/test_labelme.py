@@ -95,6 +95,13 @@ def test_flags_and_descriptions_are_attributes(tmp_path):
     assert found[2].attributes == {}
 
 
+@pytest.mark.parametrize("depth", [60, 900, 100_000])
+def test_deep_descriptions_stay_text(tmp_path, depth):
+    text = '{"a":' + "[" * depth + "]" * depth + "}"
+    found, _ = read(tmp_path, shape(description=text))
+    assert found[0].attributes == {"description": text}
+
+
 def test_group_ids_unite_shapes_of_one_label(tmp_path):
     far = [[30, 30], [35, 30], [35, 35], [30, 35]]
     found, skips = read(

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from vertinst.converters import masks
+from vertinst.converters._mask_files import masks_of
 from vertinst.errors import DataError, OutputExistsError, VertinstError
 from vertinst.postprocess.merge import label_map
 from vertinst.report.results import write_film
@@ -340,3 +342,23 @@ def test_legends_never_lead_outside(tmp_path):
     (tmp_path / "masks/legend.json").write_text(json.dumps({"films": [film_record]}))
     with pytest.raises(DataError, match="leads outside"):
         found(tmp_path)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    arrays(
+        st.sampled_from([np.uint8, np.uint16, np.int64]),
+        array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9),
+        elements=st.integers(0, 3),
+    )
+)
+def test_masks_of_all_values_are_those_of_each(values):
+    expected = {int(v): rle.encode(values == v) for v in np.unique(values) if v}
+    assert masks_of(values) == expected
+
+
+def test_pictures_of_other_formats_are_never_decoded(tmp_path):
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (WIDTH, HEIGHT)).save(tmp_path / "masks/a_mask.png", format="EPS")
+    with pytest.raises(DataError, match="not a PNG or TIFF"):
+        masks.read([tmp_path / "masks"], None, ReadOptions(class_map=LUMBAR))

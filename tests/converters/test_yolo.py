@@ -258,3 +258,14 @@ def test_any_text_is_listed_or_refused(tmp_path_factory, text):
         yolo.read([folder], None)
     except VertinstError:
         return
+
+
+def test_settings_that_multiply_themselves_are_refused(tmp_path):
+    folder = data_set(tmp_path, SQUARE)
+    lines = ["a: &a [x, x]"] + [f"{new}: &{new} [*{old}, *{old}]" for old, new in zip("abcd", "bcde", strict=True)]
+    (folder / "data.yaml").write_text("\n".join([*lines, "names: [*e, lumbar]"]))
+    with pytest.raises(DataError, match="not valid YAML"):
+        yolo.read([folder], None)
+    (folder / "data.yaml").write_text("names: [[x, x], lumbar]")
+    _, (skip,) = yolo.read([folder], None)
+    assert "class 0 has no name" in skip.reason

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vertinst.collector import collector_paused
@@ -20,7 +20,7 @@ from ._classes import choose_classes, require_instances
 from ._definitions import unite_definitions
 from ._draw import check_line_width
 from ._film_attributes import film_fields
-from ._films import FilmFolder
+from ._films import FilmFolder, doubt
 from ._parts import Part, PartReader
 from ._patients import PatientReader
 from ._repeats import Repeats
@@ -119,6 +119,7 @@ def _record(
     patients: PatientReader,
     skips: list[Skip],
 ) -> ImageRecord:
+    _list_names(file_name, entries, skips)
     ignore_exif = reader.options.ignore_exif
     header = folder.header(file_name) if folder is not None else None
     height, width = image_size = _size(file_name, entries, header, skips, ignore_exif=ignore_exif)
@@ -145,6 +146,21 @@ def _record(
         source=entries[0].source,
         unread=tuple(unread),
     )
+
+
+def _list_names(file_name: str, entries: Sequence[Entry], skips: list[Skip]) -> None:
+    """List names that may mean another film than the one that was found."""
+    first = entries[0].name
+    for entry in {entry.name: entry for entry in reversed(entries) if entry.name != file_name}.values():
+        reason = doubt(entry.name, file_name)
+        if not reason and entry.name != first and _parts_of(entry.name) != _parts_of(first):
+            reason = f"found as the film that is called {first} elsewhere: taken as one"
+        if reason:
+            skips.append(Skip(entry.file, entry.name, None, reason, repaired=True))
+
+
+def _parts_of(name: str) -> tuple[str, ...]:
+    return PurePosixPath(name.replace("\\", "/")).parts
 
 
 def _annotations(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote, urlsplit
@@ -13,7 +14,7 @@ from vertinst.errors import DataError
 from vertinst.files import inside
 from vertinst.structures.conversion import FilmFacts
 
-__all__ = ["FilmFolder"]
+__all__ = ["FilmFolder", "doubt"]
 
 
 class FilmFolder:
@@ -39,7 +40,8 @@ class FilmFolder:
 
         The name is tried as it stands, then its last part in the folder itself, then anywhere below it if only one
         file is called so: VIA often knows no more than the base name. URLs are names too, `%20` in them a blank, and
-        of paths on another machine (`/home/x/a.png`, `C:\films\a.png`) the longest end that is there counts.
+        of paths on another machine (`/home/x/a.png`, `C:\films\a.png`) the longest end that is there counts. Last of
+        all, letter case and the way in which Unicode writes an umlaut make no difference, if only one file fits.
 
         Raises:
             DataError: The name leads outside of the folder, or several files below it are called so.
@@ -55,7 +57,9 @@ class FilmFolder:
             if parent not in self._plain:
                 self._plain[parent] = _plain_files(inside(self.folder, parent))
             return whole.relative_to(self.folder).as_posix()
-        return next((found for base in _base_names(name, path) if (found := self._find_base(base, name))), None)
+        bases = _base_names(name, path)
+        same = next((found for base in bases if (found := self._find_base(base, name))), None)
+        return same or next((found for base in bases if (found := _only(self._alike.get(_fold(base), []), name))), None)
 
     def _end(self, path: PurePosixPath) -> Path:
         """The longest end of a path that is a file in the folder, or its last part in any case."""
@@ -66,14 +70,7 @@ class FilmFolder:
     def _find_base(self, base: str, name: str) -> str | None:
         if inside(self.folder, base).is_file():
             return base
-        found = self._below.get(base, [])
-        if len(found) > 1:
-            raise DataError(
-                f"several films have this name: {', '.join(found[:5])}",
-                where=name,
-                fix="Give the folder of the right ones with --images.",
-            )
-        return found[0] if found else None
+        return _only(self._below.get(base, []), name)
 
     def header(self, file_name: str) -> FilmHeader:
         """What a film's header says; not read again where it is known and the file has not changed since.
@@ -104,6 +101,50 @@ class FilmFolder:
                 if not path.is_symlink() or path.resolve().is_relative_to(top):
                     index.setdefault(file, []).append(path.relative_to(self.folder).as_posix())
         return {name: sorted(paths) for name, paths in index.items()}
+
+    @functools.cached_property
+    def _alike(self) -> dict[str, list[str]]:
+        index: dict[str, list[str]] = {}
+        for name, paths in self._below.items():
+            index.setdefault(_fold(name), []).extend(paths)
+        return index
+
+
+def doubt(name: str, found: str) -> str:
+    """What the user should know of a film that was found by a part of its name only; "" if there is nothing.
+
+    Args:
+        name: As an annotation file has it.
+        found: As `FilmFolder.find` returned it for this name.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    written, there = path.parts, PurePosixPath(found).parts
+    shared = min(len(written), len(there))
+    if written[-shared:] == there[-shared:]:
+        return ""
+    if there[-1] not in _base_names(name, path):
+        return f"is called {found} in the folder: taken, though spelt otherwise"
+    # The folders of an address are none of the user's.
+    return "" if "://" in name else f"found in another folder, as {found}: taken"
+
+
+def _only(found: list[str], name: str) -> str | None:
+    """The one file that is called so, or None if there is none.
+
+    Raises:
+        DataError: There are several.
+    """
+    if len(found) > 1:
+        raise DataError(
+            f"several films have this name: {', '.join(sorted(found)[:5])}",
+            where=name,
+            fix="Give the folder of the right ones with --images.",
+        )
+    return found[0] if found else None
+
+
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _is_elsewhere(name: str, path: PurePosixPath) -> bool:

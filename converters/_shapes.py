@@ -110,7 +110,9 @@ def _polygon(shape: Mapping[str, Any]) -> Points:
 
 
 def _rect(shape: Mapping[str, Any]) -> Points:
-    x, y, width, height = _numbers([shape.get(key) for key in ("x", "y", "width", "height")], "x, y, width, height")
+    numbers = _numbers([shape.get(key) for key in ("x", "y", "width", "height")], "x, y, width, height")
+    # Python's own: numpy warns of sums that overflow.
+    x, y, width, height = numbers.tolist()
     if width == 0 or height == 0:
         raise RegionFault(f"rectangle must have an area, got width {width:g} and height {height:g}")
     return np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]])

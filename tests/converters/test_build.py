@@ -366,6 +366,50 @@ def test_films_are_found(films, name, found):
     assert folder.find(name) == found
 
 
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [
+        ("A.PNG", "a.png"),
+        ("x/A.png", "a.png"),
+        ("B.PNG", "sub/b.png"),
+        ("Ä.png", "A\u0308.PNG"),
+        ("https://h/A.Png", "a.png"),
+    ],
+)
+def test_films_are_found_in_other_letters_and_that_is_told(tmp_path, name, there):
+    (tmp_path / there).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", SIZE[::-1]).save(tmp_path / there)
+    dataset, (skip,) = built(entry((box(), {}), name=name), images=tmp_path)
+    assert dataset.images[0].file_name == there
+    assert (skip.image, skip.repaired) == (name, True)
+    assert skip.reason == f"is called {there} in the folder: taken, though spelt otherwise"
+
+
+def test_films_that_only_letter_case_tells_apart(tmp_path):
+    for name in ("a.png", "A.png"):
+        Image.new("L", SIZE[::-1]).save(tmp_path / name)
+    if len(list(tmp_path.iterdir())) < 2:
+        pytest.skip("letter case makes no difference to this file system")
+    dataset, skips = built(entry((box(), {}), name="A.png"), entry(name="a.png"), images=tmp_path)
+    assert ([i.file_name for i in dataset.images], skips) == (["A.png", "a.png"], ())
+    with pytest.raises(DataError, match=r"several films have this name: A\.png, a\.png"):
+        built(entry((box(), {}), name="A.PNG"), images=tmp_path)
+
+
+def test_names_that_may_mean_another_film_are_told(tmp_path):
+    (tmp_path / "right").mkdir()
+    for name in ("right/a.png", "b.png"):
+        Image.new("L", SIZE[::-1]).save(tmp_path / name)
+    names = ["left/a.png", "right/a.png", "x/b.png", "y/b.png", "./b.png", "https://h/z/b.png", "/data/films/b.png"]
+    _, skips = built(*(entry((box(n, 0), {}), name=name) for n, name in enumerate(names)), images=tmp_path)
+    one = "found as the film that is called x/b.png elsewhere: taken as one"
+    assert {s.image: s.reason for s in skips} == {
+        "left/a.png": "found in another folder, as right/a.png: taken",
+        **dict.fromkeys(["y/b.png", "./b.png", "https://h/z/b.png", "/data/films/b.png"], one),
+    }
+    assert all(s.repaired for s in skips)
+
+
 def test_a_name_of_two_films_is_refused(films):
     with pytest.raises(DataError, match=r"several films have this name: other/c d\.png, sub/deep/c d\.png"):
         FilmFolder(films).find("c d.png")

@@ -15,12 +15,12 @@ from defusedxml.common import DefusedXmlException
 
 from vertinst.errors import DataError
 from vertinst.progress import Progress, silent, track
-from vertinst.structures import rle as rle_masks
 from vertinst.structures.conversion import ReadOptions, Skip
 from vertinst.structures.dataset import Dataset
 from vertinst.structures.rle import MAX_PIXELS, Rle
 
 from ._cvat_xml import FILM_TAG, write
+from ._patches import place_patch
 from ._source import Entry, Region
 from ._stated import FilmSizes, build_stated, faulty, mask_region, stated, stated_size
 
@@ -158,14 +158,13 @@ class _ElementReader:
             raise _BrokenShape(f"runs of the mask must add up to {width * height} pixels, got {sum(counts)}")
         values = np.arange(len(counts)) % 2 == 1
         patch = np.repeat(values, counts).reshape(height, width)
-        rows, columns = slice(max(0, -top), max(0, size[0] - top)), slice(max(0, -left), max(0, size[1] - left))
-        inner = patch[rows, columns]
-        if not inner.any():
+        mask, is_cut = place_patch(patch, left, top, size)
+        if mask is None:
             raise _BrokenShape("covers no pixel of the film")
-        if inner.sum() != patch.sum():
+        if is_cut:
             reason = "lies partly outside of the film: cut off at its edge"
             self.skips.append(Skip(self.film.file, self.film.name, number, reason, repaired=True))
-        return rle_masks.paste(inner, max(0, top), max(0, left), size)
+        return mask
 
 
 class _BrokenShape(Exception):

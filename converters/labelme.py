@@ -19,12 +19,12 @@ from PIL import Image
 from vertinst.errors import DataError
 from vertinst.files import read_json
 from vertinst.progress import Progress, silent, track
-from vertinst.structures import rle as rle_masks
 from vertinst.structures.conversion import ReadOptions, Skip
 from vertinst.structures.dataset import Dataset
 from vertinst.structures.rle import MAX_PIXELS, Rle
 
 from ._labelme_writing import write
+from ._patches import place_patch
 from ._source import Entry, Region, as_mapping, tidy
 from ._stated import UNREAD, FilmSizes, build_stated, faulty, mask_region, stated, stated_size
 
@@ -173,18 +173,16 @@ class _ShapeReader:
         # As labelme places them; dragged ones have fractions, and then the second corner says nothing.
         (left, top), (right, bottom) = ((round(x), round(y)) for x, y in points)
         is_whole = all(v == round(v) for point in points for v in point)
-        height, width = size
-        rows, columns = slice(max(0, -top), max(0, height - top)), slice(max(0, -left), max(0, width - left))
-        inner = patch[rows, columns]
-        if not inner.any():
+        mask, is_cut = place_patch(patch, left, top, size)
+        if mask is None:
             raise _BrokenMask("covers no pixel of the film")
         if is_whole and patch.shape != (bottom - top + 1, right - left + 1):
             reason = f"mask has {patch.shape[1]} x {patch.shape[0]} px, its corners say otherwise: placed by the first"
             self.skips.append(Skip(self.film.file, self.film.name, number, reason, repaired=True))
-        if inner.sum() != patch.sum():
+        if is_cut:
             reason = "lies partly outside of the film: cut off at its edge"
             self.skips.append(Skip(self.film.file, self.film.name, number, reason, repaired=True))
-        return rle_masks.paste(inner, max(0, top), max(0, left), size)
+        return mask
 
 
 class _BrokenMask(Exception):

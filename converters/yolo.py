@@ -5,24 +5,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 import yaml
 
 from vertinst.errors import DataError
 from vertinst.files import film_stem
 from vertinst.progress import Progress, silent, track
-from vertinst.structures import rle as rle_masks
 from vertinst.structures.conversion import ReadOptions, Skip
 from vertinst.structures.dataset import Dataset
 
 from ._film_stems import FilmStems, film_called, film_stems
-from ._shapes import MAX_COORDINATE_PX
 from ._source import Entry, Region
-from ._stated import FilmSizes, build_stated, faulty, mask_region, stated
+from ._stated import FilmSizes, build_stated, faulty, stated
+from ._yolo_cuts import uncut
 from ._yolo_writing import write
 
 __all__ = ["read", "write"]
@@ -32,8 +30,6 @@ MAX_TEXT_BYTES = 50_000_000
 MAX_YAML_BYTES = 1_000_000
 # Beside the labels, and none of them.
 _NO_LABELS = frozenset({"classes.txt", "obj.names", "train.txt", "val.txt", "test.txt", "notes.txt"})
-# Each is rasterised, and compared with every other.
-_MAX_RINGS = 200
 # Finer than any annotation, and coarse enough that a number written as a share of the width comes back as it was.
 _DECIMALS = 6
 
@@ -80,7 +76,7 @@ def read(
             seen.add(film)
             size = sizes.of(Entry(str(path), film, {}, ()))
             found = _regions(path, source.names, size) if size is not None else ()
-            regions = [part for region in found for part in _uncut(region, size, Skip(str(path), film, 0, ""), skips)]
+            regions = [part for region in found for part in uncut(region, size, Skip(str(path), film, 0, ""), skips)]
             entries.append(Entry(str(path), film, {}, tuple(regions)))
         if source.is_set:
             others = sorted(name for found in films.values() for name in found if name not in seen)
@@ -254,56 +250,6 @@ def _shape(shares: Sequence[float], size: tuple[int, int]) -> dict[str, Any]:
         "all_points_x": [_pixels(x * width) for x in shares[0::2]],
         "all_points_y": [_pixels(y * height) for y in shares[1::2]],
     }
-
-
-def _uncut(region: Region, size: tuple[int, int] | None, place: Skip, skips: list[Skip]) -> list[Region]:
-    """A polygon whose parts and holes are joined by cuts, there and back: its parts, or a mask where it has holes."""
-    shape = region.shape
-    if shape.get("name") != "polygon" or size is None:
-        return [region]
-    points = list(zip(shape["all_points_x"], shape["all_points_y"], strict=True))
-    edges = set(zip(points, points[1:] + points[:1], strict=True))
-    rings = _rings(points) if any((b, a) in edges for a, b in edges if a != b) else []
-    # What is broken otherwise is left to the builder, which says so.
-    if not rings or np.abs(points).max() > MAX_COORDINATE_PX or len(rings) > _MAX_RINGS:
-        return [region]
-    masks = [rle_masks.polygons_to_rle([np.array(ring, dtype=np.float64)], size) for ring in rings]
-    overlap = rle_masks.iou(masks, masks)
-    is_apart = bool((overlap - np.diag(np.diag(overlap)) == 0).all())
-    reason = f"polygon joined by cuts: taken as {len(rings)} {'parts' if is_apart else 'parts and holes'}"
-    skips.append(replace(place, region=region.number, reason=reason, repaired=True))
-    if is_apart:
-        instance = f"line {region.number}"
-        shapes = [
-            {"name": "polygon", "all_points_x": [x for x, _ in ring], "all_points_y": [y for _, y in ring]}
-            for ring in rings
-        ]
-        return [replace(region, shape=part, instance=instance) for part in shapes]
-    mask = masks[0]
-    for ring in masks[1:]:
-        mask = rle_masks.difference(rle_masks.union([mask, ring], size), rle_masks.intersection(mask, ring))
-    if rle_masks.area(mask) == 0:
-        return [region]
-    return [mask_region(region.number, mask, region.attributes)]
-
-
-def _rings(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
-    """Closed walk cut up where it comes back to a point; what encloses nothing is dropped."""
-    path: list[tuple[float, float]] = []
-    position: dict[tuple[float, float], int] = {}
-    rings = []
-    for point in (*points, points[0]):
-        if point not in position:
-            position[point] = len(path)
-            path.append(point)
-            continue
-        loop = path[position[point] :]
-        for passed in loop[1:]:
-            del position[passed]
-        del path[position[point] + 1 :]
-        if len(loop) >= 3:
-            rings.append(loop)
-    return rings
 
 
 def _pixels(value: float) -> float:

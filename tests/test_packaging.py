@@ -113,7 +113,8 @@ def test_everything_imported_is_declared_and_everything_declared_is_needed() -> 
             distributions = {re.sub(r"[-_.]+", "-", d).lower() for d in homes.get(top, ())}
             assert distributions & declared, f"{name} imports {top}, which no dependency brings"
             used |= distributions & declared
-    assert declared - used == set()
+    # pydicom itself loads the decoder when a film needs it.
+    assert declared - used == {"python-gdcm"}
 
 
 @pytest.mark.parametrize(

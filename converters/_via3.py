@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def read_via3(content: Mapping[str, Any], path: Path) -> tuple[list[Entry], list
     attributes = _Attributes(_section(content, "attribute"))
     regions: dict[str, list[Region]] = {fid: [] for fid in images}
     own: dict[str, dict[str, Any]] = {fid: {} for fid in images}
-    for identity, record in _section(content, "metadata").items():
+    for identity, record in _metadata(content, path, skips):
         fids = _fids(views.get(str(record.get("vid")), {}))
         numbers, values = record.get("xy"), record.get("av")
         if len(fids) != 1 or fids[0] not in images:
@@ -77,6 +77,15 @@ def read_via3(content: Mapping[str, Any], path: Path) -> tuple[list[Entry], list
         for fid, name in images.items()
     ]
     return entries, skips
+
+
+def _metadata(content: Mapping[str, Any], path: Path, skips: list[Skip]) -> Iterator[tuple[str, dict[str, Any]]]:
+    raw = content.get("metadata")
+    for identity, record in raw.items() if isinstance(raw, dict) else ():
+        if isinstance(record, dict):
+            yield identity, record
+        else:
+            skips.append(Skip(str(path), "", None, f"{tidy(identity)} is no region: left out"))
 
 
 def _images(files: Mapping[str, Mapping[str, Any]], path: Path, skips: list[Skip]) -> dict[str, str]:

@@ -29,10 +29,12 @@ _COLUMNS = (
 )
 # VIA ends lines with any of these; Python's own list of line ends has more, which VIA leaves in its cells.
 _LINE_END = re.compile(r"\r\n|\n|\r")
-# VIA 1 reads files without a header too. Spreadsheets may part cells by other marks than VIA.
-_HEADER = re.compile(r'\s*#?\s*"?filename"?([,;\t])')
-_BARE_ROW = re.compile(r'[^\r\n]*,-?\d*,"\{[^\r\n]*,\d+,\d+,"\{')
-_VIA_3 = re.compile(r"\s*#[^\r\n]*\n(?:#[^\r\n]*\n)*# CSV_HEADER = metadata_id,")
+# Spreadsheets may part cells by other marks than VIA.
+_HEADER = re.compile(r'\s*+#?\s*+"?filename"?([,;\t])')
+# VIA 1 reads files without a header too: what follows the name, and what follows the attributes of the film.
+_AFTER_NAME, _AFTER_FILM = re.compile(r',-?\d*+,"\{'), re.compile(r',\d++,\d++,"\{')
+_NAME_AND_SIZE = {separator: re.compile(rf"(.*?){separator}(-?\d*+){separator}") for separator in ",;\t"}
+_VIA_3 = re.compile(r"\s*+#[^\r\n]*\n(?:#[^\r\n]*\n)*# CSV_HEADER = metadata_id,")
 # Quoted, with quotes doubled or escaped; or plain.
 _INNER = {'"': r'(?:[^"]++|"")*+', "\\": r'(?:[^"\\]++|\\.)*+'}
 _CELL = {
@@ -63,7 +65,12 @@ def is_csv(path: Path) -> bool:
             start = file.read(_SNIFFED_BYTES).decode("utf-8-sig", "replace")
     except OSError:
         return False
-    return any(pattern.match(start) for pattern in (_HEADER, _BARE_ROW, _VIA_3))
+    return bool(_HEADER.match(start) or _VIA_3.match(start)) or _is_row(_LINE_END.split(start, 1)[0])
+
+
+def _is_row(line: str) -> bool:
+    name = _AFTER_NAME.search(line)
+    return name is not None and _AFTER_FILM.search(line, name.end()) is not None
 
 
 def read_csv(path: Path) -> tuple[list[Entry], list[Skip]]:
@@ -78,7 +85,7 @@ def read_csv(path: Path) -> tuple[list[Entry], list[Skip]]:
 
     Returns:
         The films in the order in which they are first named, those without regions included, and the lines that could
-        not be read.
+        not be read. Those of a film that other lines name as well are kept among its regions, as they stand.
 
     Raises:
         DataError: The file is not readable, larger than 2 GB, not UTF-8, without one of VIA's columns, or of VIA 3.
@@ -91,6 +98,7 @@ def read_csv(path: Path) -> tuple[list[Entry], list[Skip]]:
     separator = found[1] if found is not None else ","
     columns = _columns(lines, separator, path) if found is not None else list(_COLUMNS)
     films: dict[tuple[str, str], _Film] = {}
+    damaged: dict[int, str] = {}
     skips: list[Skip] = []
     for number, line in enumerate(lines, start=1):
         # Spreadsheets write a row of empty cells for a blank one.
@@ -98,10 +106,15 @@ def read_csv(path: Path) -> tuple[list[Entry], list[Skip]]:
             continue
         cells = _row(line, columns, separator)
         if cells is None:
-            skips.append(Skip(str(path), f"line {number}", None, "is not as VIA writes it: left out"))
+            damaged[number] = line
             continue
         key = str(cells["filename"]), str(cells["file_size"])
         _add(films.setdefault(key, _Film(*key)), cells)
+    for number, line in damaged.items():
+        skips.append(Skip(str(path), f"line {number}", None, "is not as VIA writes it: left out"))
+        start = _NAME_AND_SIZE[separator].match(line)
+        if start is not None and (film := films.get((start[1], start[2]))) is not None:
+            _keep(film, number, line)
     options = Options()
     entries = []
     for film in films.values():
@@ -109,6 +122,12 @@ def read_csv(path: Path) -> tuple[list[Entry], list[Skip]]:
         source = {"filename": tidy(film.name), "size": int(film.size) if _is_whole(film.size) else tidy(film.size)}
         entries.append(Entry(str(path), film.name, film.attributes, _numbered(film.regions), options, source))
     return entries, skips
+
+
+def _keep(film: _Film, number: int, line: str) -> None:
+    """Keep a line that cannot be read as a region that cannot be drawn."""
+    region_id = max(len(film.regions), film.regions[-1].number + 1 if film.regions else 0)
+    film.regions.append(Region(region_id, {"name": f"line {number} of a CSV", "text": tidy(line)}, {}))
 
 
 def _text(path: Path) -> str:

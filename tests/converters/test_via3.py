@@ -217,6 +217,7 @@ def test_regions_of_two_views_of_a_film_are_together(tmp_path):
         (region("3", [], {"1": "x"}), "belongs to a file that is no image"),
         (region("7", [2, 1, 2, 3, 4]), "belongs to no file"),
         (region(None, [2, 1, 2, 3, 4]), "belongs to no file"),
+        ([2, 1, 2, 3, 4], "is no region"),
     ],
 )
 def test_what_is_no_region_of_a_film_is_listed(tmp_path, metadata, reason):

@@ -181,9 +181,21 @@ def test_lines_that_differ_about_their_film(tmp_path):
 )
 def test_damaged_lines_are_listed_and_the_others_kept(tmp_path, line):
     (entry,), (skip,) = read_entries(save(tmp_path, "\n".join([HEADER, line, row()])))
-    assert (entry.name, len(entry.regions)) == ("a.png", 1)
+    assert (entry.name, entry.regions[0].shape["name"]) == ("a.png", "rect")
+    kept = [r.shape for r in entry.regions[1:]]
+    assert kept == ([{"name": "line 2 of a CSV", "text": line}] if line.startswith("a.png,5,") else [])
     assert (skip.image, skip.region, skip.repaired) == ("line 2", None, False)
     assert "not as VIA writes it" in skip.reason
+
+
+def test_damaged_lines_of_a_film_stay_with_it(tmp_path):
+    Image.new("L", (100, 80)).save(tmp_path / "a.png")
+    lines = [HEADER, row(), row()[:60], row("gone.png")[:40]]
+    dataset, skips = via.read([save(tmp_path, "\n".join(lines))], tmp_path, ReadOptions(class_map={"": "rod"}))
+    (image,) = dataset.images
+    assert len(image.annotations) == 1
+    assert [r["shape_attributes"]["text"] for r in image.unread] == [lines[2]]
+    assert [(s.image, s.region) for s in skips] == [("line 3", None), ("line 4", None), ("a.png", 1)]
 
 
 def test_a_stray_quote_does_not_swallow_what_follows(tmp_path):
@@ -207,6 +219,8 @@ def test_recognised_by_content(tmp_path, name):
     assert is_csv(save(tmp_path, f"{HEADER}\n{row()}", name))
     assert not is_csv(save(tmp_path, '{"filename,": 1}', name))
     assert not is_csv(save(tmp_path, "", name))
+    for hostile in (" " * 60_000, ',1,"{' * 13_000, 'x,1,"{,1,1,' * 6_000, '{"a": [1, "' + ',,"{' * 15_000):
+        assert not is_csv(save(tmp_path, hostile, name))
     assert not is_csv(tmp_path / "none")
 
 

@@ -107,21 +107,24 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 NAMES = st.text(st.characters(categories=["L", "Nd"], include_characters=" #,-äß椎"), min_size=1, max_size=6)
 
 
-@st.composite
-def shapes(draw):
-    kind = draw(st.sampled_from(["polygon", "rect", "circle", "ellipse", "polyline", "point"]))
-    if kind in ("polygon", "polyline"):
-        count = draw(st.integers(1, 7))
-        points = st.lists(NUMBERS, min_size=count, max_size=count)
-        return {"name": kind, "all_points_x": draw(points), "all_points_y": draw(points)}
-    if kind == "rect":
-        return {"name": kind, "x": draw(NUMBERS), "y": draw(NUMBERS), "width": draw(NUMBERS), "height": draw(POSITIVE)}
-    if kind == "circle":
-        return {"name": kind, "cx": draw(NUMBERS), "cy": draw(NUMBERS), "r": draw(POSITIVE)}
-    if kind == "ellipse":
-        radii = {"rx": draw(POSITIVE), "ry": draw(POSITIVE), "theta": draw(st.floats(-3, 3).map(lambda v: round(v, 3)))}
-        return {"name": kind, "cx": draw(NUMBERS), "cy": draw(NUMBERS), **radii}
-    return {"name": kind, "cx": draw(NUMBERS), "cy": draw(NUMBERS)}
+def columns(name, points):
+    return {"name": name, "all_points_x": [x for x, _ in points], "all_points_y": [y for _, y in points]}
+
+
+# Made once: making strategies anew for every example takes longer than what is tested.
+ANGLES = st.floats(-3, 3).map(lambda v: round(v, 3))
+PLACE = {"cx": NUMBERS, "cy": NUMBERS}
+SHAPES = st.one_of(
+    st.builds(
+        columns,
+        st.sampled_from(["polygon", "polyline"]),
+        st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=7),
+    ),
+    st.fixed_dictionaries({"name": st.just("rect"), "x": NUMBERS, "y": NUMBERS, "width": NUMBERS, "height": POSITIVE}),
+    st.fixed_dictionaries({"name": st.just("circle"), **PLACE, "r": POSITIVE}),
+    st.fixed_dictionaries({"name": st.just("ellipse"), **PLACE, "rx": POSITIVE, "ry": POSITIVE, "theta": ANGLES}),
+    st.fixed_dictionaries({"name": st.just("point"), **PLACE}),
+)
 
 
 DEFINITIONS = {
@@ -137,10 +140,9 @@ DEFINITIONS = {
 }
 
 
-@st.composite
-def region_attributes(draw):
-    fixed = {
-        "Objekte": st.sampled_from(["1", "2", "3", "4", "lumbar", "L4", ""]),
+REGION_ATTRIBUTES = st.fixed_dictionaries(
+    {"Objekte": st.sampled_from(["1", "2", "3", "4", "lumbar", "L4", ""])},
+    optional={
         "level": st.sampled_from(["a", "b", "c", "L3", "", None]),
         "signs": st.dictionaries(st.sampled_from(["x", "y"]), st.booleans(), max_size=2),
         "note": st.one_of(TEXTS, st.none(), st.integers(-5, 5), st.floats(0, 1)),
@@ -148,34 +150,32 @@ def region_attributes(draw):
         "ignore": st.sampled_from(["yes", "no", "1", ""]),
         "keypoint": st.sampled_from(["p", "q"]),
         "more": st.one_of(TEXTS, st.lists(TEXTS, max_size=2)),
+    },
+)
+FILM_ATTRIBUTES = st.fixed_dictionaries(
+    {},
+    optional={
+        "PatientID": TEXTS,
+        "view": TEXTS,
+        "pixel_spacing": st.sampled_from(["0.2", "0.2, 0.3", "wrong", ""]),
+        "quality": st.none(),
+    },
+)
+REGIONS = st.fixed_dictionaries({"shape_attributes": SHAPES, "region_attributes": REGION_ATTRIBUTES})
+ENTRIES = st.fixed_dictionaries(
+    {
+        "filename": NAMES.map(lambda name: f"{name.strip()}x.png"),
+        "size": st.one_of(st.integers(-1, 10**7), st.sampled_from(["-1", "12345"])),
+        "regions": st.lists(REGIONS, max_size=6),
+        "file_attributes": FILM_ATTRIBUTES,
     }
-    return draw(st.fixed_dictionaries({"Objekte": fixed.pop("Objekte")}, optional=fixed))
+)
 
 
-@st.composite
-def entries(draw):
-    regions = draw(
-        st.lists(
-            st.builds(lambda s, a: {"shape_attributes": s, "region_attributes": a}, shapes(), region_attributes()),
-            max_size=6,
-        )
-    )
-    size = draw(st.one_of(st.integers(-1, 10**7), st.sampled_from(["-1", "12345"])))
-    spacing = st.sampled_from(["0.2", "0.2, 0.3", "wrong", ""])
-    found = draw(
-        st.fixed_dictionaries(
-            {}, optional={"PatientID": TEXTS, "view": TEXTS, "pixel_spacing": spacing, "quality": st.none()}
-        )
-    )
-    return {"filename": draw(NAMES).strip() + "x.png", "size": size, "regions": regions, "file_attributes": found}
-
-
-@st.composite
-def projects(draw):
-    found = draw(st.lists(entries(), min_size=1, max_size=3, unique_by=lambda e: e["filename"]))
+def as_project(found, screws):
     # So that a class can be found at all.
     found[0]["regions"].append(region(Objekte="1"))
-    found[0]["regions"] += [region(box(y=30), Objekte="3")] * draw(st.integers(0, 2))
+    found[0]["regions"] += [region(box(y=30), Objekte="3")] * screws
     return {
         "_via_settings": {},
         "_via_img_metadata": {f"{e['filename']}{e['size']}": e for e in found},
@@ -183,13 +183,20 @@ def projects(draw):
     }
 
 
+PROJECTS = st.builds(
+    as_project,
+    st.lists(ENTRIES, min_size=1, max_size=3, unique_by=lambda entry: entry["filename"]),
+    st.integers(0, 2),
+)
+
+
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
-@given(projects(), st.booleans())
-def test_via_to_dataset_to_via_keeps_every_vertex_attribute_and_file(project, with_lines):
+@given(PROJECTS, st.booleans())
+def test_via_to_dataset_to_via_keeps_every_vertex_attribute_and_file(drawn, with_lines):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "via.json").write_text(json.dumps(project))
-        found = list(project["_via_img_metadata"].values())
+        (folder / "via.json").write_text(json.dumps(drawn))
+        found = list(drawn["_via_img_metadata"].values())
         options = ReadOptions(class_attribute="Objekte", line_width_px=3.0 if with_lines else None)
         images = films(folder, *(e["filename"] for e in found))
         data, skips = via.read([folder / "via.json"], images, options)
@@ -204,12 +211,12 @@ def test_via_to_dataset_to_via_keeps_every_vertex_attribute_and_file(project, wi
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(projects())
-def test_via_to_coco_to_via_to_coco_keeps_masks(project):
+@given(PROJECTS)
+def test_via_to_coco_to_via_to_coco_keeps_masks(drawn):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "via.json").write_text(json.dumps(project))
-        images = films(folder, *(e["filename"] for e in project["_via_img_metadata"].values()))
+        (folder / "via.json").write_text(json.dumps(drawn))
+        images = films(folder, *(e["filename"] for e in drawn["_via_img_metadata"].values()))
         options = ReadOptions(class_attribute="Objekte")
         data, _ = via.read([folder / "via.json"], images, options)
         coco.write(data, folder / "1.coco.json")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +12,10 @@ from vertinst.structures.spine import level_name
 
 from ._classes import ClassReader, ticked, truth
 from ._draw import draw
-from ._ordinary import ordinary_masks
 from ._shapes import RegionFault, place
 from ._source import Entry, Options, Region
 
-__all__ = ["Part", "PartReader"]
+__all__ = ["Part", "PartReader", "instance_of", "named_level"]
 
 _INSTANCE = ("instance", "instanz")
 
@@ -61,20 +60,25 @@ class PartReader:
     _known: dict[tuple[int, str], tuple[str, str | None]] = field(default_factory=dict, init=False, repr=False)
 
     def read(
-        self, number: int, entry: Entry, image_size: tuple[int, int], skips: list[Skip]
+        self,
+        number: int,
+        entry: Entry,
+        ordinary: Sequence[Rle | None],
+        image_size: tuple[int, int],
+        skips: list[Skip],
     ) -> Iterator[tuple[Region, Part | None]]:
         """Read the regions of one entry of a film, in their order.
 
         Args:
             number: Of the entry among those of the film.
             entry: The entry.
+            ordinary: Masks of its regions, as far as `ordinary_masks` has drawn them.
             image_size: (height, width) px of the film.
             skips: What was left out or repaired is added to it.
 
         Yields:
             Each region with what was understood of it, or with None if it was left out.
         """
-        ordinary = ordinary_masks([region.shape for region in entry.regions], image_size)
         for region, mask in zip(entry.regions, ordinary, strict=True):
             part = None
             repairs: list[str] = []
@@ -94,7 +98,7 @@ class PartReader:
         image_size: tuple[int, int],
         repairs: list[str],
     ) -> Part:
-        instance = region.instance or self._instance(region.attributes, labels)
+        instance = region.instance or instance_of(region.attributes, labels, self.options.instance_attribute)
         if region.shape.get("name") == "point":
             repairs += _point_repairs(region.shape, image_size)
             return Part(number, region, instance, "", None, ignore=False, mask=None, drawn=False)
@@ -104,7 +108,7 @@ class PartReader:
         mask = ordinary if ordinary is not None else self._mask(region, image_size, repairs)
         drawn = ordinary is not None or _is_drawn(region.shape, repairs)
         ignore = "ignore" in region.attributes and truth(region.attributes, "ignore", labels)
-        named = _named_level(region.attributes, level, labels)
+        named = named_level(region.attributes, level, labels)
         return Part(number, region, instance, category, named, ignore, mask, drawn)
 
     def _class(self, attributes: Mapping[str, Any], labels: Options) -> tuple[str, str | None]:
@@ -127,12 +131,19 @@ class PartReader:
             raise RegionFault(f"mask is {width} x {height} px, the film {image_size[1]} x {image_size[0]} px")
         return region.mask
 
-    def _instance(self, attributes: Mapping[str, Any], labels: Options) -> str:
-        wanted = self.options.instance_attribute
-        for name in (wanted,) if wanted is not None else _INSTANCE:
-            if name in attributes and (choices := ticked(attributes, name, labels)):
-                return ", ".join(texts[-1] for texts in choices)
-        return ""
+
+def instance_of(attributes: Mapping[str, Any], labels: Options, wanted: str | None = None) -> str:
+    """What joins the parts of one instance; "" for a region that stands alone.
+
+    Args:
+        attributes: Of the region.
+        labels: What ids of options stand for.
+        wanted: The attribute that says so; None takes the usual ones.
+    """
+    for name in (wanted,) if wanted is not None else _INSTANCE:
+        if name in attributes and (choices := ticked(attributes, name, labels)):
+            return ", ".join(texts[-1] for texts in choices)
+    return ""
 
 
 def _is_drawn(shape: Mapping[str, Any], repairs: list[str]) -> bool:
@@ -146,8 +157,14 @@ def _point_repairs(shape: Mapping[str, Any], image_size: tuple[int, int]) -> lis
     return [] if inside else ["point lies outside of the film: kept"]
 
 
-def _named_level(attributes: Mapping[str, Any], level: str | None, labels: Options) -> str | None:
-    """The level that the class value named, or that the label or tick of a `level` option names."""
+def named_level(attributes: Mapping[str, Any], level: str | None, labels: Options) -> str | None:
+    """The level that something else than the text of `level` names: its option's label or tick, or the class.
+
+    Args:
+        attributes: Of the region.
+        level: What the class value names.
+        labels: What ids of options stand for.
+    """
     choices = ticked(attributes, "level", labels) if "level" in attributes else []
     if not choices:
         return level

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from vertinst.errors import DataError
 from vertinst.structures.dataset import Annotation, Dataset
-from vertinst.structures.spine import level_name
 
 from . import _via_definitions as definitions
 from ._classes import ClassReader, choose_classes, ticked, truth
+from ._parts import instance_of, named_level
 from ._shapes import RegionFault
 from ._source import Entry, Options, Region, as_mapping
 from ._via_parts import Film, Part
@@ -20,7 +21,6 @@ __all__ = ["class_attribute", "name_all"]
 
 Section = dict[str, dict[str, Any]]
 
-_INSTANCE = ("instance", "instanz")
 _LEVELS = ("level", "höhe")
 
 
@@ -146,37 +146,29 @@ def _name_level(
 
 def _level(attributes: Mapping[str, Any], reader: ClassReader, options: Options) -> str | None:
     """The level that something else than the text of `level` names, as it will be read."""
-    texts = [text for choice in ticked(attributes, "level", options) for text in choice]
-    if texts:
-        is_option = len(texts) == 2 or isinstance(attributes["level"], Mapping)
-        return level_name(texts[0]) if is_option else None
     try:
-        return reader.read(attributes, options)[1]
+        by_class = reader.read(attributes, options)[1]
     except RegionFault:
-        return None
+        by_class = None
+    return named_level(attributes, by_class, options)
 
 
 def _name_instances(film: Film, options: Options, section: Section) -> None:
     unread = [as_mapping(r, "region_attributes") for r in film.image.unread]
-    used = {_instance(attributes, options) for attributes in unread}
-    used |= {_instance(p.attributes, options) for _, parts in film.groups for p in parts}
+    used = {instance_of(attributes, options) for attributes in unread}
+    used |= {instance_of(p.attributes, options) for _, parts in film.groups for p in parts}
     claimed: set[tuple[str, str]] = set()
+    claimed_values: set[str] = set()
+    numbers = map(str, itertools.count(1))
     for annotation, parts in film.groups:
-        values = {_instance(p.attributes, options) for p in parts}
+        values = {instance_of(p.attributes, options) for p in parts}
         value = values.pop() if len(values) == 1 else ""
         points = any(p.is_point for p in parts)
-        clash = any(v == value and (points or c == annotation.category) for v, c in claimed)
+        clash = (value, annotation.category) in claimed or (points and value in claimed_values)
         if (value and clash) or (not value and len(parts) > 1):
-            value = _fresh(used)
+            value = next(text for text in numbers if text not in used)
             for part in parts:
                 part.attributes["instance"] = definitions.choose(section, "instance", value)
         used.add(value)
         claimed.add((value, annotation.category))
-
-
-def _fresh(used: set[str]) -> str:
-    return next(text for n in range(1, len(used) + 2) if (text := str(n)) not in used)
-
-
-def _instance(attributes: Mapping[str, Any], options: Options) -> str:
-    return next((", ".join(t[-1] for t in c) for n in _INSTANCE if (c := ticked(attributes, n, options))), "")
+        claimed_values.add(value)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from itertools import chain
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,12 +15,14 @@ from vertinst.progress import Progress, silent, track
 from vertinst.structures import rle as rle_masks
 from vertinst.structures.conversion import ReadOptions, Skip
 from vertinst.structures.dataset import CLASSES, Annotation, Dataset, ImageRecord
+from vertinst.structures.rle import Rle
 
 from ._classes import choose_classes, require_instances
 from ._definitions import unite_definitions
 from ._draw import check_line_width
 from ._film_attributes import film_fields
 from ._films import FilmFolder, doubt
+from ._ordinary import ordinary_masks
 from ._parts import Part, PartReader
 from ._patients import PatientReader
 from ._repeats import Repeats
@@ -29,6 +31,9 @@ from ._turn import turn_regions
 from ._unite import as_via, unite
 
 __all__ = ["build"]
+
+# Films whose masks are drawn at once: each call of numpy and shapely then serves hundreds of regions.
+_TOGETHER = 32
 
 
 @collector_paused()
@@ -80,10 +85,10 @@ def build(
     patients = PatientReader(entries, options)
     folder = FilmFolder(images, options.known_films) if images is not None else None
     films = _by_film(entries, folder)
-    steps = track(films.items(), len(films), "reading annotations", progress)
+    sized = (_film(name, group, folder, found, ignore_exif=options.ignore_exif) for name, group in films.items())
+    steps = track(_drawn(sized), len(films), "reading annotations", progress)
     records = tuple(
-        _record(number, name, group, folder, reader, patients, found)
-        for number, (name, group) in enumerate(steps, start=1)
+        _record(number, film, masks, reader, patients, found) for number, (film, masks) in enumerate(steps, start=1)
     )
     if patients.unmatched:
         others = f" and {len(patients.unmatched) - 1} more" if len(patients.unmatched) > 1 else ""
@@ -110,25 +115,49 @@ def _by_film(entries: Sequence[Entry], folder: FilmFolder | None) -> dict[str, l
     return films
 
 
+@dataclass(frozen=True)
+class _Film:
+    """A film with all of its entries, their regions turned with it if need be."""
+
+    name: str
+    entries: Sequence[Entry]
+    header: FilmHeader | None
+    image_size: tuple[int, int]
+
+
+def _film(
+    name: str, entries: Sequence[Entry], folder: FilmFolder | None, skips: list[Skip], *, ignore_exif: bool
+) -> _Film:
+    _list_names(name, entries, skips)
+    header = folder.header(name) if folder is not None else None
+    image_size = _size(name, entries, header, skips, ignore_exif=ignore_exif)
+    if ignore_exif and header is not None and header.orientation != 1:
+        entries = [_turned(entry, header, skips) for entry in entries]
+    return _Film(name, entries, header, image_size)
+
+
+def _drawn(films: Iterator[_Film]) -> Iterator[tuple[_Film, list[list[Rle | None]]]]:
+    """Each film with the masks of its entries' ordinary regions, drawn for some films at a time."""
+    while group := list(islice(films, _TOGETHER)):
+        shapes = [[region.shape for entry in film.entries for region in entry.regions] for film in group]
+        drawn = ordinary_masks(shapes, [film.image_size for film in group])
+        for film, masks in zip(group, map(iter, drawn), strict=True):
+            yield film, [list(islice(masks, len(entry.regions))) for entry in film.entries]
+
+
 def _record(
     image_id: int,
-    file_name: str,
-    entries: Sequence[Entry],
-    folder: FilmFolder | None,
+    film: _Film,
+    masks: Sequence[Sequence[Rle | None]],
     reader: PartReader,
     patients: PatientReader,
     skips: list[Skip],
 ) -> ImageRecord:
-    _list_names(file_name, entries, skips)
-    ignore_exif = reader.options.ignore_exif
-    header = folder.header(file_name) if folder is not None else None
-    height, width = image_size = _size(file_name, entries, header, skips, ignore_exif=ignore_exif)
-    if ignore_exif and header is not None and header.orientation != 1:
-        entries = [_turned(entry, header, skips) for entry in entries]
-    annotations, unread = _annotations(entries, image_size, reader, skips)
+    entries, header, (height, width) = film.entries, film.header, film.image_size
+    annotations, unread = _annotations(film, masks, reader, skips)
     attributes, labels = _film_attributes(entries, skips)
     fields, fault = film_fields(attributes, labels)
-    fields["patient"] = patients.read(file_name, attributes, labels, fields["patient"])
+    fields["patient"] = patients.read(film.name, attributes, labels, fields["patient"])
     if fields["pixel_spacing_mm"] is None and header is not None:
         # What the annotators wrote wins over the film's own header.
         fields["pixel_spacing_mm"] = header.pixel_spacing_mm
@@ -137,7 +166,7 @@ def _record(
         skips.append(Skip(entries[0].file, entries[0].name, None, fault))
     return ImageRecord(
         image_id,
-        file_name,
+        film.name,
         width,
         height,
         **fields,
@@ -164,19 +193,20 @@ def _parts_of(name: str) -> tuple[str, ...]:
 
 
 def _annotations(
-    entries: Sequence[Entry], image_size: tuple[int, int], reader: PartReader, skips: list[Skip]
+    film: _Film, masks: Sequence[Sequence[Rle | None]], reader: PartReader, skips: list[Skip]
 ) -> tuple[tuple[Annotation, ...], list[dict[str, Any]]]:
     """Annotations of one film, and the regions that became none."""
+    entries = film.entries
     unread: list[dict[str, Any]] = []
     repeats = Repeats(entries, skips, drop=reader.options.drop_duplicates)
     parts: list[Part] = []
     for number, entry in _distinct(entries, skips):
-        for region, part in reader.read(number, entry, image_size, skips):
+        for region, part in reader.read(number, entry, masks[number], film.image_size, skips):
             if part is None:
                 unread += as_via(region)
             elif repeats.keeps(part):
                 parts.append(part)
-    annotations, remarks = unite(parts, image_size, repeats.homes)
+    annotations, remarks = unite(parts, film.image_size, repeats.homes)
     for part, reason, kept in remarks:
         entry = entries[part.entry]
         skips.append(Skip(entry.file, entry.name, part.region.number, reason, repaired=kept))

@@ -306,22 +306,24 @@ shapes = (
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(shapes, max_size=6))
-def test_drawn_together_or_one_by_one_is_the_same(film):
-    for shape, together in zip(film, ordinary_masks(film, SIZE), strict=True):
-        try:
-            alone = draw(shape, SIZE)
-        except RegionFault:
-            alone = None
-        if together is not None:
-            assert alone == (together, ())
-            assert rle.area(together) > 0
+@given(st.lists(st.tuples(st.lists(shapes, max_size=6), st.sampled_from([SIZE, (9, 14)])), max_size=4))
+def test_drawn_together_or_one_by_one_is_the_same(films):
+    drawn = ordinary_masks([film for film, _ in films], [size for _, size in films])
+    for (film, size), masks in zip(films, drawn, strict=True):
+        for shape, together in zip(film, masks, strict=True):
+            try:
+                alone = draw(shape, size)
+            except RegionFault:
+                alone = None
+            if together is not None:
+                assert alone == (together, ())
+                assert rle.area(together) > 0
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.builds(box, *[st.integers(0, 20)] * 2, *[st.integers(1, 20)] * 2), min_size=1, max_size=6))
 def test_ordinary_polygons_are_drawn_together(film):
-    assert all(found is not None for found in ordinary_masks(film, SIZE))
+    assert all(found is not None for found in ordinary_masks([film], [SIZE])[0])
 
 
 def test_one_region_that_is_no_number_does_not_spoil_the_others():

@@ -8,7 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-__all__ = ["FilmFields", "attribute_text", "film_fields", "same_name"]
+from vertinst.structures.dataset import ImageRecord
+
+__all__ = ["FilmFields", "attribute_text", "film_fields", "same_name", "untold_fields"]
 
 _PATIENT = ("patient", "patientid", "patientenid", "patid", "pseudonym", "subject", "subjectid")
 _VIEW = ("view", "viewposition", "projection", "projektion", "ansicht", "strahlengang")
@@ -54,6 +56,27 @@ def film_fields(
         pixel_spacing_source=(source or name) if spacing is not None else None,
     )
     return fields, fault
+
+
+def untold_fields(image: ImageRecord, options: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Patient, view and pixel spacing (with its source) of a film, as far as its attributes do not say the same.
+
+    A reader finds the first attribute that has one of the usual names: they belong before the film's own.
+
+    Args:
+        image: The film.
+        options: Labels of the options of its attributes, by attribute and id.
+    """
+    said, _ = film_fields(image.attributes, options)
+    untold: dict[str, Any] = {}
+    if image.patient is not None and said["patient"] != image.patient:
+        untold["patient"] = image.patient
+    if image.view is not None and said["view"] != image.view:
+        untold["view"] = image.view
+    spacing = image.pixel_spacing_mm, image.pixel_spacing_source
+    if spacing[0] is not None and (said["pixel_spacing_mm"], said["pixel_spacing_source"]) != spacing:
+        untold["pixel_spacing_mm"], untold["pixel_spacing_source"] = spacing
+    return untold
 
 
 def same_name(one: str, other: str) -> bool:

@@ -16,7 +16,7 @@ from vertinst.structures.dataset import Annotation, Dataset, ImageRecord
 from vertinst.structures.rle import Rle
 
 from ._draw import rasterise
-from ._film_attributes import film_fields
+from ._film_attributes import untold_fields
 from ._shapes import RegionFault, trace
 from ._source import as_mapping
 
@@ -97,19 +97,10 @@ def is_faithful(annotation: Annotation, image_size: tuple[int, int]) -> bool:
 
 def film_attributes(image: ImageRecord) -> dict[str, Any]:
     """A film's attributes, with patient, view and spacing among them, so that reading them again gives these."""
-    result = dict(image.attributes)
-    found, _ = film_fields(result, {})
-    if image.patient is not None and found["patient"] != image.patient:
-        result["patient"] = image.patient
-    if image.view is not None and found["view"] != image.view:
-        result["view"] = image.view
-    if image.pixel_spacing_mm is not None and (
-        (found["pixel_spacing_mm"], found["pixel_spacing_source"])
-        != (image.pixel_spacing_mm, image.pixel_spacing_source)
-    ):
-        result["pixel_spacing_mm"] = list(image.pixel_spacing_mm)
-        result["pixel_spacing_source"] = image.pixel_spacing_source
-    return result
+    untold = untold_fields(image, {})
+    if "pixel_spacing_mm" in untold:
+        untold["pixel_spacing_mm"] = list(untold["pixel_spacing_mm"])
+    return untold | {name: value for name, value in image.attributes.items() if name not in untold}
 
 
 def unread_regions(image: ImageRecord) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from vertinst.files import write_json
 from vertinst.structures.conversion import Skip
 from vertinst.structures.dataset import Dataset, ImageRecord
 
-from ._film_attributes import film_fields
+from ._film_attributes import untold_fields
 from ._source import as_mapping
 from ._via_definitions import choose, complete, labels_of
 from ._via_parts import Film, regions_of
@@ -170,19 +170,9 @@ def _keys(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _film_attributes(image: ImageRecord, section: Section) -> dict[str, Any]:
     """A film's attributes, those that are only known otherwise put first, where they win."""
-    said, _ = film_fields(image.attributes, labels_of(section))
-    spacing = image.pixel_spacing_mm
-    added: dict[str, str] = {}
-    if image.patient is not None and said["patient"] != image.patient:
-        added["patient"] = image.patient
-    if image.view is not None and said["view"] != image.view:
-        added["view"] = image.view
-    if spacing is not None and (said["pixel_spacing_mm"], said["pixel_spacing_source"]) != (
-        spacing,
-        image.pixel_spacing_source,
-    ):
-        added["pixel_spacing_mm"] = f"{spacing[0]!r}, {spacing[1]!r}"
-        added["pixel_spacing_source"] = image.pixel_spacing_source or ""
+    added = untold_fields(image, labels_of(section))
+    if "pixel_spacing_mm" in added:
+        added["pixel_spacing_mm"] = ", ".join(map(repr, added["pixel_spacing_mm"]))
     # What the annotator wrote is never replaced.
     free = {name: text for name, text in added.items() if image.attributes.get(name) in (None, "")}
     return {name: choose(section, name, text) for name, text in free.items()} | {

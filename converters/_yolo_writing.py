@@ -102,12 +102,21 @@ def _joined(rings: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]
     """One closed line through all rings, each entered and left by the same cut at its nearest point."""
     line = rings[0]
     for ring in rings[1:]:
-        # In steps of bounded memory: outlines of thousands of points are usual.
-        distances = [np.square(ring - point).sum(axis=1) for point in line]
-        start = int(np.argmin([d.min() for d in distances]))
-        turned = np.roll(ring, -int(np.argmin(distances[start])), axis=0)
+        start, end = _nearest(line, ring)
+        turned = np.roll(ring, -end, axis=0)
         line = np.concatenate([line[: start + 1], turned, turned[:1], line[start:]])
     return line
+
+
+def _nearest(line: npt.NDArray[np.float64], ring: npt.NDArray[np.float64]) -> tuple[int, int]:
+    """The two points, one of each, that are nearest to each other."""
+    if len(ring) < len(line):
+        end, start = _nearest(ring, line)
+        return start, end
+    # In steps of bounded memory, as few as there can be: outlines of thousands of points are usual.
+    distances = [np.square(ring - point).sum(axis=1) for point in line]
+    start = int(np.argmin([d.min() for d in distances]))
+    return start, int(np.argmin(distances[start]))
 
 
 def _film_losses(image: ImageRecord) -> list[Skip]:

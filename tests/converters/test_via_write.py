@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from vertinst.cli import run
 from vertinst.converters import coco, via
 from vertinst.converters._classes import CLASS_NOTE
 from vertinst.converters.via import write
@@ -547,3 +548,13 @@ def test_tolerance_out_of_range_is_refused(tmp_path, tolerance):
     with pytest.raises(ConfigError, match="tolerance must be from 0 to 1000 px"):
         write(dataset(), tmp_path / "out.json", tolerance_px=tolerance)
     assert not (tmp_path / "out.json").exists()
+
+
+def test_the_command_takes_the_tolerance(tmp_path, capsys):
+    coco.write(dataset(Annotation("lumbar", disc())), tmp_path / "coco.json")
+    arguments = ["export", f"{tmp_path}/coco.json", "--format", "via", "--out"]
+    assert run([*arguments, f"{tmp_path}/exact.json"]) == 0
+    assert run([*arguments, f"{tmp_path}/thin.json", "--tolerance", "1"]) == 0
+    assert (tmp_path / "thin.json").stat().st_size < (tmp_path / "exact.json").stat().st_size
+    assert "moved by at most 1 px" in " ".join(capsys.readouterr().err.split())
+    assert run([*arguments, f"{tmp_path}/none.json", "--tolerance", "-1"]) == 2

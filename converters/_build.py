@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain, islice
-from pathlib import Path, PurePosixPath
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from vertinst.collector import collector_paused
@@ -21,8 +21,8 @@ from ._classes import choose_classes, require_instances
 from ._definitions import unite_definitions
 from ._draw import check_line_width
 from ._film_attributes import film_fields
-from ._films import FilmFolder, doubt
-from ._ordinary import ordinary_masks
+from ._films import FilmFolder
+from ._films_named import by_film
 from ._parts import Part, PartReader
 from ._patients import PatientReader
 from ._repeats import Repeats
@@ -84,7 +84,7 @@ def build(
     require_instances(entries, options.instance_attribute)
     patients = PatientReader(entries, options)
     folder = FilmFolder(images, options.known_films) if images is not None else None
-    films = _by_film(entries, folder)
+    films = by_film(entries, folder)
     sized = (_film(name, group, folder, found, ignore_exif=options.ignore_exif) for name, group in films.items())
     steps = track(_drawn(sized), len(films), "reading annotations", progress)
     records = tuple(
@@ -95,54 +95,6 @@ def build(
         reason = f"name of this film{others} has no patient that --patient-regex finds: each is its own patient"
         found.append(Skip(", ".join(map(str, paths)), patients.unmatched[0], None, reason, repaired=True))
     return Dataset(_categories(records), records, definitions), _in_order(found, chain.from_iterable(films.values()))
-
-
-def _by_film(entries: Sequence[Entry], folder: FilmFolder | None) -> dict[str, list[Entry]]:
-    names = dict.fromkeys(e.name for e in entries)
-    found = {name: folder.find(name) if folder is not None else name for name in names}
-    missing = [name for name, path in found.items() if path is None]
-    if missing:
-        places = dict.fromkeys(e.elsewhere for e in entries if e.elsewhere and found[e.name] is None)
-        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-        raise DataError(
-            f"{len(missing)} of {len(found)} films are not there: {', '.join(missing[:10])}{more}",
-            where=folder.folder if folder is not None else None,
-            fix=" ".join(["Give the folder that holds the films with --images.", *places]),
-        )
-    films: dict[str, list[Entry]] = {}
-    for entry in entries:
-        films.setdefault(str(found[entry.name]), []).append(entry)
-    return films
-
-
-@dataclass(frozen=True)
-class _Film:
-    """A film with all of its entries, their regions turned with it if need be."""
-
-    name: str
-    entries: Sequence[Entry]
-    header: FilmHeader | None
-    image_size: tuple[int, int]
-
-
-def _film(
-    name: str, entries: Sequence[Entry], folder: FilmFolder | None, skips: list[Skip], *, ignore_exif: bool
-) -> _Film:
-    _list_names(name, entries, skips)
-    header = folder.header(name) if folder is not None else None
-    image_size = _size(name, entries, header, skips, ignore_exif=ignore_exif)
-    if ignore_exif and header is not None and header.orientation != 1:
-        entries = [_turned(entry, header, skips) for entry in entries]
-    return _Film(name, entries, header, image_size)
-
-
-def _drawn(films: Iterator[_Film]) -> Iterator[tuple[_Film, list[list[Rle | None]]]]:
-    """Each film with the masks of its entries' ordinary regions, drawn for some films at a time."""
-    while group := list(islice(films, _TOGETHER)):
-        shapes = [[region.shape for entry in film.entries for region in entry.regions] for film in group]
-        drawn = ordinary_masks(shapes, [film.image_size for film in group])
-        for film, masks in zip(group, map(iter, drawn), strict=True):
-            yield film, [list(islice(masks, len(entry.regions))) for entry in film.entries]
 
 
 def _record(
@@ -175,21 +127,6 @@ def _record(
         source=entries[0].source,
         unread=tuple(unread),
     )
-
-
-def _list_names(file_name: str, entries: Sequence[Entry], skips: list[Skip]) -> None:
-    """List names that may mean another film than the one that was found."""
-    first = entries[0].name
-    for entry in {entry.name: entry for entry in reversed(entries) if entry.name != file_name}.values():
-        reason = doubt(entry.name, file_name)
-        if not reason and entry.name != first and _parts_of(entry.name) != _parts_of(first):
-            reason = f"found as the film that is called {first} elsewhere: taken as one"
-        if reason:
-            skips.append(Skip(entry.file, entry.name, None, reason, repaired=True))
-
-
-def _parts_of(name: str) -> tuple[str, ...]:
-    return PurePosixPath(name.replace("\\", "/")).parts
 
 
 def _annotations(

@@ -5,7 +5,6 @@
 
 import argparse
 import json
-import resource
 import shutil
 import statistics
 import subprocess
@@ -135,7 +134,9 @@ def _report_memory(name: str, source: Path, images: Path) -> None:
         _json_alone(source)
     else:
         _convert(source, images, ReadOptions(known_films=_facts(images) if name == "headers known" else {}))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    # Not getrusage: its peak is also that of the parent, from which the process was forked.
+    status = Path("/proc/self/status").read_text()
+    print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 
 
 if __name__ == "__main__":

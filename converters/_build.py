@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from itertools import chain
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from ._definitions import unite_definitions
 from ._draw import check_line_width
 from ._film_attributes import film_fields
 from ._films import FilmFolder
-from ._films_named import by_film
+from ._films_named import by_film, list_names
+from ._ordinary import ordinary_masks
 from ._parts import Part, PartReader
 from ._patients import PatientReader
 from ._repeats import Repeats
@@ -95,6 +96,36 @@ def build(
         reason = f"name of this film{others} has no patient that --patient-regex finds: each is its own patient"
         found.append(Skip(", ".join(map(str, paths)), patients.unmatched[0], None, reason, repaired=True))
     return Dataset(_categories(records), records, definitions), _in_order(found, chain.from_iterable(films.values()))
+
+
+@dataclass(frozen=True)
+class _Film:
+    """A film with all of its entries, their regions turned with it if need be."""
+
+    name: str
+    entries: Sequence[Entry]
+    header: FilmHeader | None
+    image_size: tuple[int, int]
+
+
+def _film(
+    name: str, entries: Sequence[Entry], folder: FilmFolder | None, skips: list[Skip], *, ignore_exif: bool
+) -> _Film:
+    list_names(name, entries, skips)
+    header = folder.header(name) if folder is not None else None
+    image_size = _size(name, entries, header, skips, ignore_exif=ignore_exif)
+    if ignore_exif and header is not None and header.orientation != 1:
+        entries = [_turned(entry, header, skips) for entry in entries]
+    return _Film(name, entries, header, image_size)
+
+
+def _drawn(films: Iterator[_Film]) -> Iterator[tuple[_Film, list[list[Rle | None]]]]:
+    """Each film with the masks of its entries' ordinary regions, drawn for some films at a time."""
+    while group := list(islice(films, _TOGETHER)):
+        shapes = [[region.shape for entry in film.entries for region in entry.regions] for film in group]
+        drawn = ordinary_masks(shapes, [film.image_size for film in group])
+        for film, masks in zip(group, map(iter, drawn), strict=True):
+            yield film, [list(islice(masks, len(entry.regions))) for entry in film.entries]
 
 
 def _record(

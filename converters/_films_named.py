@@ -41,36 +41,6 @@ def by_film(entries: Sequence[Entry], folder: FilmFolder | None) -> dict[str, li
     return films
 
 
-@dataclass(frozen=True)
-class _Film:
-    """A film with all of its entries, their regions turned with it if need be."""
-
-    name: str
-    entries: Sequence[Entry]
-    header: FilmHeader | None
-    image_size: tuple[int, int]
-
-
-def _film(
-    name: str, entries: Sequence[Entry], folder: FilmFolder | None, skips: list[Skip], *, ignore_exif: bool
-) -> _Film:
-    _list_names(name, entries, skips)
-    header = folder.header(name) if folder is not None else None
-    image_size = _size(name, entries, header, skips, ignore_exif=ignore_exif)
-    if ignore_exif and header is not None and header.orientation != 1:
-        entries = [_turned(entry, header, skips) for entry in entries]
-    return _Film(name, entries, header, image_size)
-
-
-def _drawn(films: Iterator[_Film]) -> Iterator[tuple[_Film, list[list[Rle | None]]]]:
-    """Each film with the masks of its entries' ordinary regions, drawn for some films at a time."""
-    while group := list(islice(films, _TOGETHER)):
-        shapes = [[region.shape for entry in film.entries for region in entry.regions] for film in group]
-        drawn = ordinary_masks(shapes, [film.image_size for film in group])
-        for film, masks in zip(group, map(iter, drawn), strict=True):
-            yield film, [list(islice(masks, len(entry.regions))) for entry in film.entries]
-
-
 def list_names(file_name: str, entries: Sequence[Entry], skips: list[Skip]) -> None:
     """List names that may mean another film than the one that was found.
 

@@ -59,6 +59,7 @@ _BONE_WORD = re.compile(r"vertebra|vertebral body|body|wirbel|wirbelkoerper|wk|c
 _ORDINAL = re.compile(r"(\d{1,2})\.\s*(lwk|bwk|swk|lendenwirbel|brustwirbel|sakralwirbel|kreuzbeinwirbel)(koerper)?")
 _REGION = {"l": "L", "b": "T", "s": "S", "k": "S"}
 _MAX_MAP_BYTES = 10_000_000
+_NULLS = {"", "~", "null", "Null", "NULL"}
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def read_class_map(path: Path) -> dict[str, str | None]:
             that is not one of ours is a new one. The name "" gives a class to regions without one.
 
     Raises:
-        DataError: The file cannot be read, is no such list, or is empty.
+        DataError: The file cannot be read, is no such list, is empty, or names something twice.
     """
     content = _read_yaml(path) if path.suffix.lower() in (".yaml", ".yml") else read_json(path)
     fix = "Write one line for each name, like\n  Lendenwirbel: lumbar\n  Bandscheibe: null"
@@ -116,8 +117,9 @@ def read_class_map(path: Path) -> dict[str, str | None]:
     result = {}
     for name, target in content.items():
         if not (target is None or (isinstance(target, str) and target.strip())):
-            raise DataError(f"class must be a name or null, got {target!r} for {name!r}", where=path, fix=fix)
-        result["" if name is None else str(name)] = target.strip() if target is not None else None
+            what = f"class must be a name or null, got {type(target).__name__} for {name!r}"
+            raise DataError(what, where=path, fix=fix)
+        result[name] = target.strip() if target is not None else None
     return result
 
 
@@ -125,7 +127,7 @@ def _read_yaml(path: Path) -> Any:
     try:
         if path.stat().st_size > _MAX_MAP_BYTES:
             raise DataError(f"must be at most {_MAX_MAP_BYTES} bytes", where=path, fix="Give a list of class names.")
-        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Texts)
     except IsADirectoryError as error:
         raise DataError("must be a file, got a folder", where=path, fix="Name the file in it.") from error
     except OSError as error:
@@ -133,7 +135,24 @@ def _read_yaml(path: Path) -> Any:
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         place = getattr(error, "problem_mark", None)
         line = f" (line {place.line + 1})" if place is not None else ""
-        raise DataError(f"is not valid YAML{line}", where=path, fix="Correct the file.") from error
+        what = getattr(error, "problem", None) or "no UTF-8 text"
+        raise DataError(f"is not valid YAML: {what}{line}", where=path, fix="Correct the file.") from error
+
+
+class _Texts(yaml.BaseLoader):
+    """Reads every scalar but null as a text: `no`, `on` and `05` are names here, no truth values and numbers."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        value = super().construct_object(node, deep)
+        return None if isinstance(node, yaml.ScalarNode) and not node.style and value in _NULLS else value
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        pairs = [(self.construct_object(key, deep=True), self.construct_object(v, deep=True)) for key, v in node.value]
+        names = ["" if name is None else name for name, _ in pairs]
+        if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            problem = "each name must be a text that stands once"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return {name: value for name, (_, value) in zip(names, pairs, strict=True)}
 
 
 def _target(target: str | None) -> str | None:

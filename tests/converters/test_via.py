@@ -340,15 +340,24 @@ def test_read_class_map(tmp_path, name, text):
     assert via.read_class_map(tmp_path / name) == {"a": "lumbar", "1": None}
 
 
+def test_names_of_a_class_map_are_texts_whatever_yaml_calls_them(tmp_path):
+    (tmp_path / "m.yaml").write_text('no: rod\n05: lumbar\non: null\n1.0: cage\n"null": screw\n"": sacral\n')
+    expected = {"no": "rod", "05": "lumbar", "on": None, "1.0": "cage", "null": "screw", "": "sacral"}
+    assert via.read_class_map(tmp_path / "m.yaml") == expected
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("m.yaml", "[1, 2]", "must be a list of"),
         ("m.yaml", "", "must be a list of"),
         ("m.yaml", "a: [b", "is not valid YAML"),
-        ("m.yaml", "!!python/object/apply:os.getcwd []", "is not valid YAML"),
+        ("m.yaml", "!!python/object/apply:os.getcwd []", "must be a list of"),
+        ("m.yaml", "a: lumbar\na: rod\n", r"is not valid YAML: each name must be a text that stands once \(line 1\)"),
+        ("m.yaml", "[a, b]: rod\n", "each name must be a text"),
+        ("m.yaml", "a: [rod]\n", "class must be a name or null, got list for 'a'"),
         ("m.json", "{", "is not valid JSON"),
-        ("m.json", '{"a": 3}', "class must be a name or null, got 3 for 'a'"),
+        ("m.json", '{"a": 3}', "class must be a name or null, got int for 'a'"),
     ],
 )
 def test_broken_class_map(tmp_path, name, text, message):

@@ -33,7 +33,9 @@ def by_film(entries: Sequence[Entry], folder: FilmFolder | None) -> dict[str, li
         raise DataError(
             f"{len(missing)} of {len(found)} films are not there: {', '.join(missing[:10])}{more}",
             where=folder.folder if folder is not None else None,
-            fix=" ".join(["Give the folder that holds the films with --images.", *places]),
+            fix=" ".join(
+                ["Give the folder that holds the films with --images, or take them out of the annotations.", *places]
+            ),
         )
     films: dict[str, list[Entry]] = {}
     for entry in entries:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vertinst import plugins
 from vertinst.data.phantom_anatomy import Anatomy, draw_anatomy
 from vertinst.data.phantom_bones import skeleton
 from vertinst.data.phantom_film import Exposure, develop, draw_exposure, to_pixels
@@ -20,10 +21,11 @@ from vertinst.data.phantom_solids import Solid
 from vertinst.data.phantom_style import PhantomStyle
 from vertinst.data.phantom_tissue import bone_grain, tissue_integral
 from vertinst.data.phantom_truth import Region, bone_regions, corners_px, lordosis_deg, metal_regions
-from vertinst.data.phantom_via import via_project
 from vertinst.errors import DataError
 from vertinst.files import prepare_folder, write_bytes, write_json
 from vertinst.progress import Progress, silent, track
+from vertinst.structures import rle
+from vertinst.structures.dataset import CLASSES, Annotation, Dataset, ImageRecord
 
 __all__ = [
     "PhantomFilm",
@@ -134,12 +136,13 @@ def make_phantoms(
     _check(count, seed, bits)
     style = style or PhantomStyle()
     prepare_folder(out, overwrite=overwrite)
-    entries, truths = [], {}
+    records: list[ImageRecord] = []
+    truths = {}
     for film in track(_films(count, seed, bits, style), count, "drawing phantoms", progress):
-        size = _write_png(out / "images" / film.file_name, film.pixels)
-        entries.append((film.file_name, size, film.patient, film.regions))
+        size_bytes = _write_png(out / "images" / film.file_name, film.pixels)
+        records.append(_record(len(records) + 1, film, size_bytes))
         truths[film.file_name] = film.truth
-    write_json(out / PROJECT_NAME, via_project(entries))
+    plugins.load("converters", "via").write(Dataset(CLASSES, tuple(records)), out / PROJECT_NAME, film_path="./images/")
     about = {"generator": "vertinst phantom", "seed": seed, "bits": bits, "style": asdict(style)}
     write_json(out / TRUTH_NAME, {**about, "films": truths}, indent=1)
     return PhantomSummary(
@@ -148,7 +151,7 @@ def make_phantoms(
         via_project=out / PROJECT_NAME,
         truth=out / TRUTH_NAME,
         films=count,
-        patients=len({entry[2] for entry in entries}),
+        patients=len({record.patient for record in records}),
         films_with_metal=sum(bool(truth["implants"]) for truth in truths.values()),
     )
 
@@ -246,6 +249,33 @@ def _truth(
             if region is not None
         ],
     }
+
+
+def _record(image_id: int, film: PhantomFilm, size_bytes: int) -> ImageRecord:
+    """The film with its regions as annotations."""
+    height, width = film.pixels.shape
+    return ImageRecord(
+        image_id,
+        film.file_name,
+        width,
+        height,
+        patient=film.patient,
+        view="lateral",
+        attributes={"patient": film.patient, "view": "lateral"},
+        annotations=tuple(_annotation(region, (height, width)) for region in film.regions),
+        source={"filename": film.file_name, "size": size_bytes},
+    )
+
+
+def _annotation(region: Region, image_size: tuple[int, int]) -> Annotation:
+    outline = {
+        "name": "polygon",
+        "all_points_x": region.outline[:, 0].tolist(),
+        "all_points_y": region.outline[:, 1].tolist(),
+    }
+    attributes = {"level": region.level} if region.level else {}
+    mask = rle.polygons_to_rle([region.outline], image_size)
+    return Annotation(region.category, mask, (outline,), attributes, drawn=True)
 
 
 def _write_png(path: Path, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> int:

@@ -9,12 +9,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
-
 from vertinst.files import write_json, write_text
 from vertinst.progress import Progress, silent, track
 from vertinst.report.audit_figures import FRAME, plot_distributions
 from vertinst.report.audit_pictures import film_picture, instance_pictures
+from vertinst.report.pages import template
 from vertinst.report.palette import COLOURS
 from vertinst.structures import Dataset
 from vertinst.version import __version__
@@ -75,16 +74,8 @@ def write_audit(
     """
     page = out.with_suffix(".html")
     write_json(out, audit)
-    # Autoescape: names of films and classes come from strangers' files.
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vertinst.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": _percent, "number": _number, "plural": _plural}
-    write_text(page, environment.get_template("audit.html.j2").render(_contents(audit, dataset, images, out, progress)))
+    filters = {"percent": _percent, "number": _number, "plural": _plural}
+    write_text(page, template("audit.html.j2", filters).render(_contents(audit, dataset, images, out, progress)))
     return page
 
 

@@ -8,14 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from vertinst.errors import DataError, VertinstError
 from vertinst.files import write_text
 from vertinst.report import gallery
 from vertinst.report.figures import Plot, plot_curves, read_curves
 from vertinst.report.labelled import DISCLAIMER
 from vertinst.report.overlay import IMPLANT_COLOURS, VERTEBRA_COLOURS
+from vertinst.report.pages import template
 from vertinst.report.results import FilmResult, read_films
 from vertinst.report.scores import FilmScores, Scores, by_level, read_scores
 from vertinst.report.sources import Sources, find_sources
@@ -52,21 +51,8 @@ def write_report(source: Path, out: Path, *, predictions: Path | None = None, me
     found = find_sources(source, predictions=predictions, metrics=metrics)
     films = read_films(found.results) if found.results else []
     scores = read_scores(found.metrics) if found.metrics else None
-    template = _environment().get_template("report.html.j2")
-    write_text(out, template.render(_contents(source, found, films, scores)))
-
-
-def _environment() -> jinja2.Environment:
-    # Autoescape: file names, flags and levels come from strangers' files.
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vertinst.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": _percent, "decimal": _decimal, "words": _words}
-    return environment
+    filters = {"percent": _percent, "decimal": _decimal, "words": _words}
+    write_text(out, template("report.html.j2", filters).render(_contents(source, found, films, scores)))
 
 
 def _contents(source: Path, found: Sources, films: list[FilmResult], scores: Scores | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jinja2
 
@@ -14,8 +15,8 @@ def template(name: str, filters: Mapping[str, Any]) -> jinja2.Template:
 
     Args:
         name: Its file.
-        filters: Its own filters (functions that return text) by name. What they return is escaped, as everything is: names of films and
-            classes, flags and levels come from strangers' files.
+        filters: Its own filters, functions that return text, by name. What they return is escaped, as everything is:
+            names of films and classes, flags and levels come from strangers' files.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vertinst.report", "."),

@@ -31,7 +31,7 @@ from ._source import Entry, content_of
 from ._turn import turn_regions
 from ._unite import as_via, unite
 
-__all__ = ["build"]
+__all__ = ["build", "categories_of"]
 
 # Films whose masks are drawn at once: each call of numpy and shapely then serves hundreds of regions.
 _TOGETHER = 32
@@ -95,7 +95,7 @@ def build(
         others = f" and {len(patients.unmatched) - 1} more" if len(patients.unmatched) > 1 else ""
         reason = f"name of this film{others} has no patient that --patient-regex finds: each is its own patient"
         found.append(Skip(", ".join(map(str, paths)), patients.unmatched[0], None, reason, repaired=True))
-    return Dataset(_categories(records), records, definitions), _in_order(found, chain.from_iterable(films.values()))
+    return Dataset(categories_of(records), records, definitions), _in_order(found, chain.from_iterable(films.values()))
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,8 @@ def _in_order(skips: Iterable[Skip], entries: Iterable[Entry]) -> tuple[Skip, ..
     return tuple(sorted(skips, key=lambda s: (order.get((s.file, s.image), -1), -1 if s.region is None else s.region)))
 
 
-def _categories(records: Sequence[ImageRecord]) -> tuple[str, ...]:
+def categories_of(records: Sequence[ImageRecord]) -> tuple[str, ...]:
+    """The paper's classes if any of them occurs, or none does, and then all others by alphabet."""
     used = {a.category for r in records for a in r.annotations}
     ours = CLASSES if not used or used & set(CLASSES) else ()
     return (*ours, *sorted(used - set(CLASSES)))

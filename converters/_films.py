@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import os
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote, urlsplit
 
-from vertinst.data.radiograph import FilmHeader, read_header
+from vertinst.data.film_facts import film_facts
+from vertinst.data.radiograph import FilmHeader
 from vertinst.errors import DataError
 from vertinst.files import inside
 from vertinst.structures.conversion import FilmFacts
@@ -22,17 +23,17 @@ class FilmFolder:
 
     Args:
         folder: Holds the films, in sub-folders or not.
-        known: Headers read before, by file name relative to the folder.
+        known: Headers read before, by file name relative to the folder; those read now are added.
 
     Raises:
         DataError: There is no such folder.
     """
 
-    def __init__(self, folder: Path, known: Mapping[str, FilmFacts] | None = None) -> None:
+    def __init__(self, folder: Path, known: MutableMapping[str, FilmFacts] | None = None) -> None:
         if not folder.is_dir():
             raise DataError("must be the folder of the films", where=folder, fix="Give that folder with --images.")
         self.folder = folder
-        self.known = known or {}
+        self.known = known if known is not None else {}
         self._plain: dict[str, frozenset[str]] = {}
 
     def find(self, name: str) -> str | None:
@@ -81,15 +82,10 @@ class FilmFolder:
         Raises:
             DataError: The film cannot be read.
         """
-        path = self.folder / file_name
-        facts = self.known.get(file_name)
-        if facts is not None:
-            status = path.stat()
-            if (status.st_size, status.st_mtime_ns) == (facts.size_bytes, facts.modified_ns):
-                return FilmHeader(
-                    facts.height, facts.width, facts.orientation, facts.pixel_spacing_mm, facts.pixel_spacing_source
-                )
-        return read_header(path)
+        facts = film_facts(self.folder / file_name, file_name, self.known)
+        return FilmHeader(
+            facts.height, facts.width, facts.orientation, facts.pixel_spacing_mm, facts.pixel_spacing_source
+        )
 
     @functools.cached_property
     def _below(self) -> dict[str, list[str]]:

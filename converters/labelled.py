@@ -10,9 +10,10 @@ from vertinst.errors import DataError
 from vertinst.progress import Progress, silent, track
 from vertinst.report.results import FilmResult, read_films
 from vertinst.structures.conversion import ReadOptions, Skip
-from vertinst.structures.dataset import CLASSES, Annotation, Dataset, ImageRecord
+from vertinst.structures.dataset import Annotation, Dataset, ImageRecord
 from vertinst.structures.spine import Implant, Vertebra
 
+from ._build import categories_of
 from ._films import FilmFolder
 from ._patients import PatientReader
 from ._via_definitions import define_classes
@@ -62,9 +63,7 @@ def read(
     patients = PatientReader([], chosen)
     steps = track(results.values(), len(results), "reading results", progress)
     records = tuple(_record(number, result, folder, patients) for number, result in enumerate(steps, start=1))
-    used = {a.category for r in records for a in r.annotations}
-    ours = CLASSES if not used or used & set(CLASSES) else ()
-    categories = (*ours, *sorted(used - set(CLASSES)))
+    categories = categories_of(records)
     return Dataset(categories, records, {"region": _definitions(categories)}), ()
 
 

@@ -123,7 +123,7 @@ def test_headers_are_not_read_again(study, monkeypatch):
     def refuse(path):
         raise AssertionError(f"{path} was read again")
 
-    monkeypatch.setattr("vertinst.converters._films.read_header", refuse)
+    monkeypatch.setattr("vertinst.data.film_facts.read_header", refuse)
     assert run(arguments(study)) == 0
     (study / "coco.audit.json").unlink()
     (study / "coco.json").unlink()

@@ -217,6 +217,7 @@ def conversion(form: str) -> Callable[..., None]:
     ) -> None:
         with waiting("starting"):
             from vertinst.convert import convert
+            from vertinst.files import refuse_to_replace
             from vertinst.structures.conversion import ReadOptions
 
         options = ReadOptions(
@@ -230,7 +231,7 @@ def conversion(form: str) -> Callable[..., None]:
             ignore_exif=ignore_exif,
             mask_kind=mask_kind,
         )
-        refuse_to_replace(out_path, class_map)
+        refuse_to_replace(out_path, [class_map])
         shares = parse_ratios(ratios, "--split", sources) if ratios is not None else None
         with progress_display() as progress:
             result = convert(
@@ -343,16 +344,6 @@ def export(
     show_counts(dataset.counts(), f"{len(dataset)} films, written to {out_path}")
     if pictures is not None:
         out.print(f"Films as PNG: {pictures}. Convert the corrections with --images {pictures}")
-
-
-def refuse_to_replace(out_file: Path, *inputs: Path | None) -> None:
-    """Refuse an output that is one of the command's own inputs.
-
-    Raises:
-        ConfigError: It is.
-    """
-    if any(out_file.resolve() == path.resolve() for path in inputs if path is not None):
-        raise ConfigError("the output would overwrite an input", where=out_file, fix="Choose another --out.")
 
 
 def list_skips(skips: Iterable[Any], most: int = 20) -> None:
@@ -564,12 +555,13 @@ def evaluate(
         from vertinst.config import check_settings
         from vertinst.engine.evaluate import EvaluateOptions, spines_from_coco_results, write_metrics
         from vertinst.engine.evaluate import evaluate as score_predictions
+        from vertinst.files import refuse_to_replace
         from vertinst.postprocess.labelling import parse_anchor
         from vertinst.report.results import read_folder
 
     settings = {"merged": merged_choice(classes), "level_range": levels, "iou_threshold": iou}
     options = check_settings(EvaluateOptions, settings, "evaluate")
-    refuse_to_replace(out_file, gt, pred)
+    refuse_to_replace(out_file, [gt, pred])
     dataset = plugins.load("converters", "coco").read(gt)
     if pred.is_dir() and anchor:
         raise ConfigError("--anchor is for COCO results", fix="Give it to vertinst predict, which names the levels.")
@@ -649,9 +641,10 @@ def report(
     Numbers, training curves, and films with their labelled overlays; no link to any other host.
     """
     with waiting("writing the report"):
+        from vertinst.files import refuse_to_replace
         from vertinst.report.html import write_report
 
-        refuse_to_replace(out_file, metrics)
+        refuse_to_replace(out_file, [metrics])
         write_report(source, out_file, predictions=pred, metrics=metrics)
     out.print(f"Report: {out_file.resolve()}")
 

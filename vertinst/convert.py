@@ -13,7 +13,7 @@ from vertinst.data.near_duplicates import near_identical
 from vertinst.data.pictures import SHOWN_BY_BROWSERS, write_pictures
 from vertinst.data.splits import Split, split_by_patient, write_split
 from vertinst.errors import ConfigError, DataError, OutputExistsError
-from vertinst.files import inside, keep_inputs, prepare_folder
+from vertinst.files import check_folder, inside, prepare_folder, refuse_to_replace
 from vertinst.progress import Progress, silent
 from vertinst.report.audit import audit, known_films
 from vertinst.report.audit_advice import advice
@@ -163,9 +163,7 @@ def export(
         DataError: The source cannot be read, or `images` is no folder.
         OutputExistsError: `out` is the source; or, and `overwrite` is false, a folder that is not empty or a file.
     """
-    if form not in write_formats():
-        raise ConfigError(f"cannot write {form!r}", fix=f"Formats: {', '.join(write_formats())}.")
-    write = plugins.load("converters", form).write
+    write = _format(form, "write").write
     given = {name: value for name, value in settings.items() if value is not None}
     unknown = sorted(given.keys() - inspect.signature(write).parameters.keys())
     if unknown:
@@ -178,8 +176,6 @@ def export(
     if pictures is not None and images is not None:
         prepare_folder(pictures, overwrite=overwrite, inputs=[*inputs, out])
         dataset = write_pictures(dataset, images, pictures, progress=progress)
-    elif images is not None:
-        dataset = _with_bytes(dataset, images)
     if out.is_dir():
         prepare_folder(out, overwrite=overwrite, inputs=inputs)
     losses = write(dataset, out, **given)
@@ -203,11 +199,11 @@ def _check_export(
 
 
 def _read_house(source: Path, images: Path | None) -> Dataset:
-    """A COCO file, or the predictions of a results folder."""
+    """A COCO file, or the predictions of a results folder; with the films' sizes in bytes where there are films."""
     dataset: Dataset
     if not source.is_dir():
         dataset = plugins.load("converters", "coco").read(source)
-        return dataset
+        return _with_bytes(dataset, images) if images is not None else dataset
     if (source / "train.json").is_file():
         raise DataError(
             "is a folder of COCO files, of which one can be exported at a time",
@@ -233,15 +229,21 @@ def _reader(form: str) -> Any:
         raise ConfigError(
             "COCO needs no conversion", fix="Use the file as it is; a broken one: vertinst convert repair."
         )
-    if form not in read_formats():
-        raise ConfigError(f"cannot read {form!r}", fix=f"Formats: {', '.join(read_formats())}.")
-    return plugins.load("converters", form)
+    return _format(form, "read")
+
+
+def _format(form: str, what: str) -> Any:
+    """A format's module; all others are loaded only to tell their names."""
+    module = plugins.load("converters", form) if form in plugins.names("converters") else None
+    if not hasattr(module, what):
+        formats = read_formats() if what == "read" else write_formats()
+        raise ConfigError(f"cannot {what} {form!r}", fix=f"Formats: {', '.join(formats)}.")
+    return module
 
 
 def _check_output(out: Path, inputs: Sequence[Path], ratios: Sequence[float] | None, *, overwrite: bool) -> None:
     """Before the work, not after it."""
-    if any(out.resolve() == path.resolve() for path in inputs):
-        raise OutputExistsError("the output would overwrite an input", where=out, fix="Choose another --out.")
+    refuse_to_replace(out, inputs)
     if ratios is None:
         if out.is_dir():
             raise OutputExistsError("must be a file, got a folder", where=out, fix="Name a file: --out coco.json")
@@ -252,12 +254,7 @@ def _check_output(out: Path, inputs: Sequence[Path], ratios: Sequence[float] | N
                 fix="Choose another --out or add --overwrite.",
             )
         return
-    if out.is_dir() and any(out.iterdir()):
-        if not overwrite:
-            raise OutputExistsError(
-                "output folder exists and is not empty", where=out, fix="Choose another folder or add --overwrite."
-            )
-        keep_inputs(out, inputs)
+    check_folder(out, overwrite=overwrite, inputs=inputs)
 
 
 def _with_bytes(dataset: Dataset, images: Path) -> Dataset:

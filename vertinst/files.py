@@ -14,11 +14,13 @@ from vertinst.errors import DataError, OutputExistsError, VertinstError
 from vertinst.json_text import MAX_JSON_DEPTH, parse
 
 __all__ = [
+    "check_folder",
     "film_stem",
     "inside",
     "keep_inputs",
     "prepare_folder",
     "read_json",
+    "refuse_to_replace",
     "write_bytes",
     "write_json",
     "write_pieces",
@@ -144,6 +146,41 @@ def read_json(path: Path, *, keeps_again: Callable[[str, Any], bool] = lambda ke
     return content
 
 
+def check_folder(path: Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> bool:
+    """Refuse an output folder as `prepare_folder` does, and change nothing: for before the work.
+
+    Returns:
+        Whether it holds something, which may be deleted.
+
+    Raises:
+        OutputExistsError: See `prepare_folder`.
+    """
+    if path.exists() and not path.is_dir():
+        raise OutputExistsError("must be a folder, got a file", where=path, fix="Choose another output folder.")
+    holds_something = path.is_dir() and any(path.iterdir())
+    if holds_something:
+        if not overwrite:
+            raise OutputExistsError(
+                "output folder exists and is not empty", where=path, fix="Choose another folder or add --overwrite."
+            )
+        keep_inputs(path, inputs)
+    return holds_something
+
+
+def refuse_to_replace(path: Path, inputs: Iterable[Path | None]) -> None:
+    """Refuse an output that is one of the inputs.
+
+    Args:
+        path: The output.
+        inputs: What the work reads; None stands for an input that was not given.
+
+    Raises:
+        OutputExistsError: It is.
+    """
+    if any(path.resolve() == given.resolve() for given in inputs if given is not None):
+        raise OutputExistsError("the output would overwrite an input", where=path, fix="Choose another --out.")
+
+
 def prepare_folder(path: Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> Path:
     """Make an output folder, refusing one that holds something.
 
@@ -159,14 +196,7 @@ def prepare_folder(path: Path, *, overwrite: bool = False, inputs: Iterable[Path
         OutputExistsError: It is a file, or a folder that is not empty and `overwrite` is false; or a folder with an
             input, the home or the working folder in it would be deleted.
     """
-    if path.exists() and not path.is_dir():
-        raise OutputExistsError("must be a folder, got a file", where=path, fix="Choose another output folder.")
-    if path.is_dir() and any(path.iterdir()):
-        if not overwrite:
-            raise OutputExistsError(
-                "output folder exists and is not empty", where=path, fix="Choose another folder or add --overwrite."
-            )
-        keep_inputs(path, inputs)
+    if check_folder(path, overwrite=overwrite, inputs=inputs):
         shutil.rmtree(path)
     try:
         path.mkdir(parents=True, exist_ok=True)

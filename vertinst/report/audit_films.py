@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vertinst.data.radiograph import read_header
+from vertinst.data.film_facts import film_facts
 from vertinst.errors import VertinstError
 from vertinst.files import inside, read_json
 from vertinst.structures import Dataset
@@ -27,22 +27,10 @@ def film_files(dataset: Dataset, images: Path, known: Mapping[str, FilmFacts]) -
         images: Folder that holds them.
         known: Facts from before; where size and time of the file are still the same, its header is not read.
     """
+    facts_of = dict(known)
     for image in dataset.images:
         try:
-            path = inside(images, image.file_name)
-            status = path.stat()
-            facts = known.get(image.file_name)
-            stamp = status.st_size, status.st_mtime_ns
-            if facts is None or (facts.size_bytes, facts.modified_ns) != stamp:
-                header = read_header(path)
-                facts = FilmFacts(
-                    *stamp,
-                    header.width,
-                    header.height,
-                    header.orientation,
-                    header.pixel_spacing_mm,
-                    header.pixel_spacing_source,
-                )
+            facts = film_facts(inside(images, image.file_name), image.file_name, facts_of)
         except (OSError, VertinstError):
             continue
         yield {"file_name": image.file_name, **vars(facts)}

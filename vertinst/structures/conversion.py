@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 
 __all__ = ["FilmFacts", "ReadOptions", "Skip"]
@@ -65,7 +65,7 @@ class ReadOptions:
         line_width_px: Width that open lines are given; None lists and skips them.
         drop_duplicates: Of exactly repeated regions keep one; else they are kept and listed.
         ignore_exif: The films were annotated as stored, not turned as EXIF says: annotations are turned with the film.
-        known_films: Headers read before, by file name relative to the image folder.
+        known_films: Headers read before, by file name relative to the image folder; readers add those that they read.
         mask_kind: What the pictures of a folder of masks hold: `instances` (a number or a file for each), `classes` (a
             number for each class) or `binary`; None finds out.
     """
@@ -78,5 +78,5 @@ class ReadOptions:
     line_width_px: float | None = None
     drop_duplicates: bool = False
     ignore_exif: bool = False
-    known_films: Mapping[str, FilmFacts] = field(default_factory=dict)
+    known_films: MutableMapping[str, FilmFacts] = field(default_factory=dict)
     mask_kind: str | None = None

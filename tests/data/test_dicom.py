@@ -271,6 +271,22 @@ def test_the_window_comes_before_the_inversion(tmp_path: Path) -> None:
     assert np.abs(stretched(inverted_first) - stretched(1 - shown)).max() > 0.5
 
 
+def test_stored_tone_is_what_a_viewer_shows(tmp_path: Path) -> None:
+    pixels = picture(12)
+    elements = {"WindowCenter": 1500, "WindowWidth": 3000, "VOILUTFunction": "LINEAR_EXACT"}
+    path = save(tmp_path / "film.dcm", pixels, 12, PhotometricInterpretation="MONOCHROME1", **elements)
+    film = read_film(path, tone="stored")
+    np.testing.assert_allclose(film.pixels, 1 - np.clip(pixels / 3000, 0, 1), atol=2e-5)
+    assert (film.bits, film.black, film.white) == (12, 0, 65535)
+
+
+def test_stored_tone_of_colour_goes_by_its_bits(tmp_path: Path) -> None:
+    colour = np.repeat(picture(12)[..., None], 3, axis=2)
+    film = read_film(save(tmp_path / "film.dcm", colour, 12), tone="stored")
+    np.testing.assert_allclose(film.pixels, colour[..., 0] / 4095, atol=1e-6)
+    assert film.white == 4095
+
+
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
 @pytest.mark.parametrize("rescale", [(1, 0), (0.5, -1024), (-2, 9000)])
 def test_rescaling_and_window_as_in_pydicom(tmp_path: Path, function: str, rescale: tuple[float, float]) -> None:

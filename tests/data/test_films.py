@@ -77,8 +77,19 @@ def test_the_cache_changes_nothing_and_saves_decoding(
     for key in ((0, 0), (4, 1)):
         assert torch.equal(kept[key][0], fresh[key][0])
         assert torch.equal(kept[key][1]["masks"], fresh[key][1]["masks"])
-    monkeypatch.setattr(films_module, "read_film", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr(films_module, "read_film", lambda *_, **__: pytest.fail("decoded again"))
     kept[1, 0]
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_grey_values_have_the_tone_that_the_model_expects(dataset: Dataset, tmp_path: Path, cache: bool) -> None:
+    dark = np.full((120, 100), 51, dtype=np.uint8)
+    dark[:60] = 102
+    cv2.imwrite(str(tmp_path / "p/1.png"), dark)
+    stored = FilmDataset(dataset, tmp_path, CLASSES, longest_side_px=500, tone="stored", cache=cache)[0, 0][0]
+    np.testing.assert_allclose(stored[0].numpy(), dark / 255, atol=1e-5)
+    shown = FilmDataset(dataset, tmp_path, CLASSES, longest_side_px=500, cache=cache)[0, 0][0]
+    assert (shown.min(), shown.max()) == (0, 1)
 
 
 def test_changes_depend_on_seed_epoch_and_film(dataset: Dataset, tmp_path: Path) -> None:

@@ -203,3 +203,32 @@ def test_find_films_refuses_nothing(tmp_path: Path) -> None:
         find_films([tmp_path])
     with pytest.raises(DataError, match=r"missing: no such file or folder"):
         find_films([tmp_path / "missing"])
+
+
+def test_stored_tone_divides_by_the_largest_value_of_the_type(tmp_path: Path, ramp: np.ndarray) -> None:
+    dark = ramp // 4
+    cv2.imwrite(str(tmp_path / "deep.png"), dark)
+    cv2.imwrite(str(tmp_path / "flat.png"), (dark // 256).astype(np.uint8))
+    deep, flat = (read_film(tmp_path / name, tone="stored") for name in ("deep.png", "flat.png"))
+    np.testing.assert_array_equal(deep.pixels, dark.astype(np.float32) / np.float32(65535))
+    np.testing.assert_array_equal(flat.pixels, (dark // 256).astype(np.float32) / np.float32(255))
+    assert (deep.black, deep.white, flat.black, flat.white) == (0, 65535, 0, 255)
+    assert read_film(tmp_path / "deep.png").pixels.max() == 1
+
+
+def test_stored_tone_of_colour_is_its_luma_turned_upright(tmp_path: Path) -> None:
+    colour = np.zeros((20, 30, 3), dtype=np.uint8)
+    colour[:10] = (200, 100, 50)
+    exif = Image.Exif()
+    exif[radiograph.EXIF_ORIENTATION] = 6
+    Image.fromarray(colour).save(tmp_path / "film.png", exif=exif)
+    film = read_film(tmp_path / "film.png", tone="stored")
+    assert film.image_size == (30, 20)
+    luma = round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)
+    np.testing.assert_array_equal(film.pixels[:, 10:], np.float32(luma) / np.float32(255))
+    assert not film.pixels[:, :10].any()
+
+
+def test_stored_tone_of_one_value_keeps_it(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "grey.png"), np.full((8, 9), 51, dtype=np.uint8))
+    np.testing.assert_array_equal(read_film(tmp_path / "grey.png", tone="stored").pixels, np.float32(0.2))

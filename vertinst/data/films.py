@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils import data
 
 from vertinst import files
-from vertinst.data.radiograph import read_film, read_size
+from vertinst.data.radiograph import Tone, read_film, read_size
 from vertinst.data.transforms import Augment, augment, mask_boxes
 from vertinst.errors import DataError
 from vertinst.progress import Progress, silent, track
@@ -57,6 +57,7 @@ class FilmDataset(data.Dataset[Sample]):
         images: Folder of the film files.
         classes: Names of the labels, from 1 in this order; must contain every class that is annotated.
         longest_side_px: Films are reduced to this longest side; smaller ones keep their size.
+        tone: How grey values become 0..1, as `read_film` says: what the model expects.
         transform: Random changes, or None.
         seed: For these.
         cache: Keep the reduced films in memory.
@@ -73,6 +74,7 @@ class FilmDataset(data.Dataset[Sample]):
         classes: tuple[str, ...],
         *,
         longest_side_px: int,
+        tone: Tone = "window",
         transform: Augment | None = None,
         seed: int = 0,
         cache: bool = True,
@@ -83,6 +85,7 @@ class FilmDataset(data.Dataset[Sample]):
         self.images = images
         self.classes = classes
         self.longest_side_px = longest_side_px
+        self.tone = tone
         self.transform = transform
         self.seed = seed
         self.cached = self._fill(progress) if cache else None
@@ -94,7 +97,7 @@ class FilmDataset(data.Dataset[Sample]):
             return list(track(films, len(self.records), "reading films", progress))
 
     def _reduce(self, record: ImageRecord) -> Reduced:
-        film = read_film(files.inside(self.images, record.file_name))
+        film = read_film(files.inside(self.images, record.file_name), tone=self.tone)
         size = _reduced_size(film.image_size, self.longest_side_px)
         pixels = np.rint(_resize(film.pixels, size) * 65535).astype(np.uint16)
         learnt = [a for a in record.annotations if not a.ignore]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal, TypeAlias
 
 import cv2
 import numpy as np
@@ -25,6 +25,7 @@ __all__ = [
     "SUFFIXES",
     "Film",
     "FilmHeader",
+    "Tone",
     "find_films",
     "is_dicom",
     "read_film",
@@ -54,12 +55,16 @@ _CLASSES: dict[bytes, Callable[[BinaryIO], Image.Image]] = {
 }
 
 
+Tone: TypeAlias = Literal["window", "stored"]
+"""How grey values become 0..1; see `read_film`."""
+
+
 @dataclass(frozen=True, eq=False)
 class Film:
     """A radiograph as the networks see it.
 
     Attributes:
-        pixels: (H, W) float32, 0..1: 0.5th percentile to 0, 99.5th to 1, clipped. All 0 for a constant film.
+        pixels: (H, W) float32, 0..1, by the tone that was asked for. With `window` all 0 for a constant film.
         bits: Bits a grey value was stored in: 8 or 16, in DICOM 1 to 16.
         black: Grey value that became 0: as stored, of a grey DICOM film as a viewer shows it, 0..65535.
         white: Grey value that became 1, likewise.
@@ -102,10 +107,18 @@ class FilmHeader:
         return (self.width, self.height) if turned else (self.height, self.width)
 
 
-def read_film(path: Path) -> Film:
+def read_film(path: Path, *, tone: Tone = "window") -> Film:
     """Read a film: grey or colour (taken as luma), alpha ignored, EXIF orientation obeyed, the first page of several.
 
-    DICOM is known by its content or by its suffix, and shown by the rule in `dicom_display` before it is stretched.
+    DICOM is known by its content or by its suffix, and shown by the rule in `dicom_display` before anything else: with
+    either tone a DICOM film is what a viewer's 8-bit export of it is, for stored values may be of any number of bits,
+    below 0 or white at 0, and say nothing by themselves.
+
+    Args:
+        path: The file.
+        tone: `window` stretches the 0.5th percentile to 0 and the 99.5th to 1 and clips. `stored` divides by the
+            largest value of the type (255 or 65535; of a colour DICOM film by that of its stored bits), and leaves
+            dark films dark: what networks expect that were trained on photographs' 8-bit values.
 
     Raises:
         DataError: Missing, broken, truncated, no image, larger than `MAX_PIXELS`, of an unusual depth, or DICOM of
@@ -115,18 +128,27 @@ def read_film(path: Path) -> Film:
         from vertinst.data.dicom import read_dicom
 
         shown, bits = read_dicom(path)
-        return _stretched(shown, bits)
+        # Grey is shown over all of its 16 bits whatever was stored; colours keep their values.
+        return _toned(shown, bits, tone, _largest(shown) if shown.ndim == 2 else (1 << bits) - 1)
     orientation = _inspect(path)[2]
     stored, is_turned = _decode(path, orientation)
     turns, mirrored = TURNS[1 if is_turned else orientation]
     upright = np.rot90(stored, turns)
-    return _stretched(upright[:, ::-1] if mirrored else upright, 8 * stored.dtype.itemsize)
+    return _toned(upright[:, ::-1] if mirrored else upright, 8 * stored.dtype.itemsize, tone, _largest(stored))
 
 
-def _stretched(stored: npt.NDArray[np.uint8 | np.uint16], bits: int) -> Film:
-    grey = stored if stored.ndim == 2 else _luma(stored)
-    pixels, black, white = window(np.ascontiguousarray(grey))
+def _toned(stored: npt.NDArray[np.uint8 | np.uint16], bits: int, tone: Tone, largest: int) -> Film:
+    grey = np.ascontiguousarray(stored if stored.ndim == 2 else _luma(stored))
+    if tone == "stored":
+        pixels = grey.astype(np.float32) / np.float32(largest)
+        # Colours may hold more than their header's bits.
+        return Film(np.minimum(pixels, 1, out=pixels), bits, 0.0, float(largest))
+    pixels, black, white = window(grey)
     return Film(pixels, bits, black, white)
+
+
+def _largest(stored: npt.NDArray[np.uint8 | np.uint16]) -> int:
+    return int(np.iinfo(stored.dtype).max)
 
 
 def read_header(path: Path) -> FilmHeader:

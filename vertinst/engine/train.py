@@ -124,6 +124,7 @@ def train(
             images,
             config.classes,
             longest_side_px=longest,
+            tone=getattr(options, "film_tone", "window"),
             transform=build_augment(config.data.augment),
             seed=config.seed,
             cache=config.data.cache,

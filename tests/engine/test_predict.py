@@ -8,38 +8,30 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import vertinst
 from vertinst.config import Config
 from vertinst.data.radiograph import read_film
-from vertinst.engine.predict import Predictor, load_model, predict_films, to_instances
+from vertinst.engine.predict import Predictor, load_model, predict_films
 from vertinst.engine.train import train
 from vertinst.errors import CheckpointError, ConfigError, DataError, OutputExistsError
 from vertinst.postprocess.pipeline import SpineOptions
 from vertinst.report.results import read_folder
-from vertinst.structures import Dataset, rle
+from vertinst.structures import Dataset, Instances, rle
 
 OPTIONS = SpineOptions()
 
 
 class Fixed(torch.nn.Module):
-    """Finds a rectangle in the middle of every film, twice; the second has an empty mask, the third the best score."""
+    """Finds a square in the corner of every film."""
 
     def forward(self, images):
-        height, width = images[0].shape[1:]
-        box = torch.tensor([width / 4, height / 4, width / 2, height / 2])
-        masks = torch.zeros(3, 1, height, width)
-        masks[[0, 2], :, height // 4 : height // 2, width // 4 : width // 2] = 0.9
-        return [
-            {
-                "boxes": torch.stack([box, box, box + torch.tensor([0.0, 0.0, 1e4, 0.0])]),
-                "labels": torch.tensor([1, 1, 2]),
-                "scores": torch.tensor([0.6, 0.95, 0.9]),
-                "masks": masks,
-            }
-        ]
+        sizes = [tuple(image.shape[1:]) for image in images]
+        return [Instances.from_masks(size, [square(size)], [1], [0.9]) for size in sizes]
+
+
+def square(size: tuple[int, int]) -> rle.Rle:
+    return rle.paste(np.ones((4, 4), dtype=bool), 0, 0, size)
 
 
 @pytest.fixture
@@ -57,20 +49,8 @@ def write_film(path: Path, size: tuple[int, int] = (40, 32)) -> Path:
 def test_paths_and_arrays_give_the_same(predictor: Predictor, tmp_path: Path) -> None:
     path = write_film(tmp_path / "film.png")
     from_path, from_array = predictor.predict([path, read_film(path).pixels])
-    assert len(from_path) == 2
-    assert from_path.masks == from_array.masks
+    assert from_path.masks == from_array.masks == (square((40, 32)),)
     assert from_path.image_size == (40, 32)
-
-
-def test_best_first_boxes_clipped_and_empty_masks_dropped(predictor: Predictor) -> None:
-    found = predictor.predict([np.zeros((40, 32), dtype=np.float32)])[0]
-    assert found.scores is not None
-    assert found.scores.tolist() == pytest.approx([0.9, 0.6])
-    assert found.category_ids.tolist() == [2, 1]
-    assert found.boxes.tolist() == [[8, 10, 32, 20], [8, 10, 16, 20]]
-    expected = np.zeros((40, 32), dtype=bool)
-    expected[10:20, 8:16] = True
-    np.testing.assert_array_equal(rle.decode(found.masks[0]), expected)
 
 
 def test_no_film_no_answer_and_wrong_shapes_are_refused(predictor: Predictor) -> None:
@@ -84,31 +64,6 @@ def test_prediction_leaves_the_training_mode_as_it_was(predictor: Predictor) -> 
         predictor.model.train(training)
         predictor.predict([np.zeros((8, 8), dtype=np.float32)])
         assert predictor.model.training is training
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(0, 5))
-def test_instances_equal_the_dense_masks(seed: int, count: int) -> None:
-    rng = np.random.default_rng(seed)
-    height, width = 30, 25
-    dense = np.zeros((count, 1, height, width), dtype=np.float32)
-    boxes = np.zeros((count, 4), dtype=np.float32)
-    for index in range(count):
-        left, top = rng.integers(0, 15, 2)
-        right, bottom = left + rng.integers(1, 10), top + rng.integers(1, 14)
-        dense[index, 0, top:bottom, left:right] = rng.random((bottom - top, right - left))
-        boxes[index] = left, top, right, bottom
-    output = {
-        "boxes": torch.from_numpy(boxes),
-        "labels": torch.ones(count, dtype=torch.int64),
-        "scores": torch.linspace(1, 0.5, count),
-        "masks": torch.from_numpy(dense),
-    }
-    found = to_instances(output, (height, width))
-    expected = [mask[0] > 0.5 for mask in dense if (mask > 0.5).any()]
-    assert len(found) == len(expected)
-    for mask, truth in zip(found.masks, expected, strict=True):
-        np.testing.assert_array_equal(rle.decode(mask), truth)
 
 
 def test_provenance_names_no_path(predictor: Predictor) -> None:

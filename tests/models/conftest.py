@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from vertinst.structures import Instances, rle
+
 Film = tuple[Tensor, dict[str, Tensor]]
 
 
@@ -47,24 +49,22 @@ def _ends(mask: np.ndarray) -> tuple[int, int]:
 
 
 @pytest.fixture
-def check_contract() -> Callable[[dict[str, Tensor], Tensor, int], None]:
-    """`check(result, image, classes)`: the result obeys torchvision's detection contract."""
+def check_contract() -> Callable[[Instances, Tensor, int], None]:
+    """`check(found, image, classes)`: what a model in evaluation found on `image` is well formed."""
 
-    def check(result: dict[str, Tensor], image: Tensor, classes: int) -> None:
+    def check(found: Instances, image: Tensor, classes: int) -> None:
         height, width = image.shape[-2:]
-        boxes, labels, scores, masks = (result[key] for key in ("boxes", "labels", "scores", "masks"))
-        count = len(scores)
-        assert boxes.shape == (count, 4)
-        assert boxes.dtype == torch.float32
-        assert (boxes >= 0).all()
-        assert (boxes <= torch.tensor([width, height, width, height])).all()
-        assert (boxes[:, 2:] > boxes[:, :2]).all()
-        assert labels.dtype == torch.int64
-        assert ((labels >= 1) & (labels <= classes)).all()
-        assert (scores.diff() <= 0).all()
-        assert ((scores > 0) & (scores <= 1)).all()
-        assert masks.shape == (count, 1, height, width)
-        assert masks.dtype == torch.float32
-        assert ((masks >= 0) & (masks <= 1)).all()
+        assert found.image_size == (height, width)
+        assert found.boxes.dtype == np.float32
+        assert (found.boxes >= 0).all()
+        assert (found.boxes <= np.array([width, height, width, height])).all()
+        assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
+        assert found.category_ids.dtype == np.int64
+        assert (found.category_ids <= classes).all()
+        assert found.scores is not None
+        assert found.scores.dtype == np.float32
+        assert (np.diff(found.scores) <= 0).all()
+        assert (found.scores > 0).all()
+        assert (rle.areas(found.masks) > 0).all()
 
     return check

@@ -1,5 +1,7 @@
+import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -7,6 +9,7 @@ from torch import Tensor
 
 from vertinst.errors import CheckpointError, DataError
 from vertinst.models.yolact import Options, Yolact, build
+from vertinst.structures import rle
 
 CLASSES = ("block", "disc", "bar")
 SMALL = Options(backbone="resnet18", image_size=128, channels=32, prototypes=8, prototype_convs=1)
@@ -44,8 +47,8 @@ def test_training_lowers_every_loss_and_finds_what_was_drawn(draw: Callable, che
         found = model.eval()([image])[0]
     check_contract(found, image, len(CLASSES))
     for mask, label in zip(target["masks"][:3], target["labels"][:3], strict=True):
-        same = found["masks"][(found["labels"] == label) & (found["scores"] > 0.3), 0] > 0.5
-        assert ((same & mask).sum(dim=(1, 2)) / (same | mask).sum(dim=(1, 2))).amax() > 0.5
+        same = found[(found.category_ids == int(label)) & (found.scores > 0.3)]
+        assert rle.iou(same.masks, [rle.encode(mask.numpy())]).max() > 0.5
 
 
 def use_statistics_of(model: Yolact, film: tuple[Tensor, dict[str, Tensor]]) -> None:
@@ -83,26 +86,29 @@ def test_any_size_of_film_obeys_the_contract(model: Yolact, check_contract: Call
         results = model.eval()(images)
     model.options.score_threshold = 0.05
     for image, result in zip(images, results, strict=True):
-        assert 0 < len(result["scores"]) <= SMALL.max_detections
+        assert 0 < len(result) <= SMALL.max_detections
         check_contract(result, image, len(CLASSES))
 
 
-def test_masks_are_zero_outside_their_boxes(model: Yolact) -> None:
+def test_no_mask_reaches_outside_of_its_box(model: Yolact) -> None:
     model.options.score_threshold = 0.0
     with torch.inference_mode():
         result = model.eval()([torch.rand(3, 100, 90)])[0]
     model.options.score_threshold = 0.05
-    for mask, (x1, y1, x2, y2) in zip(result["masks"][:, 0], result["boxes"].tolist(), strict=True):
-        outside = mask.clone()
-        outside[int(y1) : int(-(-y2 // 1)), int(x1) : int(-(-x2 // 1))] = 0
-        assert outside.abs().max() == 0
+    assert len(result) > 0
+    for mask, (x1, y1, x2, y2) in zip(result.masks, result.boxes.tolist(), strict=True):
+        left, top, right, bottom = rle.box_xyxy(mask)
+        assert left >= math.floor(x1)
+        assert top >= math.floor(y1)
+        assert right <= math.ceil(x2)
+        assert bottom <= math.ceil(y2)
 
 
 def test_nothing_found_is_an_ordinary_result(draw: Callable, check_contract: Callable) -> None:
     blind = build(SMALL.model_copy(update={"score_threshold": 1.0}), CLASSES).eval()
     image, _ = draw()
     result = blind([image])[0]
-    assert len(result["scores"]) == 0
+    assert len(result) == 0
     check_contract(result, image, len(CLASSES))
 
 
@@ -127,8 +133,10 @@ def test_channels_last_and_state_dict_do_not_change_the_output(model: Yolact, dr
         expected = model.eval()([image])[0]
         copied = twin.eval()([image])[0]
         last = twin.to(memory_format=torch.channels_last)([image])[0]
-    assert all(torch.equal(copied[key], expected[key]) for key in expected)
-    assert torch.allclose(last["scores"], expected["scores"], atol=1e-4)
+    assert copied.masks == expected.masks
+    np.testing.assert_array_equal(copied.boxes, expected.boxes)
+    np.testing.assert_array_equal(copied.scores, expected.scores)
+    np.testing.assert_allclose(last.scores, expected.scores, atol=1e-4)
 
 
 def test_state_dict_holds_weights_only(model: Yolact) -> None:

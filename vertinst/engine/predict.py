@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vertinst import files
 from vertinst.data.radiograph import read_film
@@ -21,21 +21,16 @@ from vertinst.postprocess.labelling import Anchor
 from vertinst.postprocess.merge import merged_classes
 from vertinst.postprocess.pipeline import SpineOptions, build_spine
 from vertinst.progress import Progress, silent
-from vertinst.structures import Instances, rle
+from vertinst.structures import Instances
 
-__all__ = ["Predictor", "load_model", "predict_films", "to_instances"]
-
-MASK_THRESHOLD = 0.5
-
-# Masks of 28 x 28 cells pasted into their box may reach beyond it by half a cell and a pixel.
-BOX_MARGIN = 1 / 28
+__all__ = ["Predictor", "load_model", "predict_films"]
 
 
 class Predictor:
     """A trained model that takes films and gives instances.
 
     Args:
-        model: By torchvision's detection contract.
+        model: A model as `vertinst.models` describes it: in evaluation it gives `Instances`.
         classes: Names of its labels, from 1 in this order.
         name: Name of the model, for the record.
         weights: File name of the weights, for the record.
@@ -73,8 +68,7 @@ class Predictor:
 
         Returns:
             For each film all detections with scores from the model's own low threshold up, best first;
-            `category_ids` count from 1 in the order of `classes`; boxes clipped to the film. Detections whose mask
-            is empty are left out.
+            `category_ids` count from 1 in the order of `classes`; boxes clipped to the film; no mask is empty.
 
         Raises:
             DataError: A film cannot be read, or an array has another shape.
@@ -90,9 +84,8 @@ class Predictor:
         self.model.eval()
         try:
             with torch.inference_mode(), self._autocast():
-                output = self.model([tensor.expand(3, -1, -1)])[0]
-            height, width = pixels.shape
-            return to_instances(output, (height, width))
+                found: Instances = self.model([tensor.expand(3, -1, -1)])[0]
+            return found
         finally:
             self.model.train(training)
 
@@ -134,38 +127,6 @@ def load_model(path: Path | str, *, precision: str = "auto", device: str = "auto
         precision=choose_precision(precision, chosen),
         device=chosen,
     )
-
-
-def to_instances(output: Mapping[str, Tensor], image_size: tuple[int, int]) -> Instances:
-    """A model's answer for one film as `Instances`; of each mask only the region of its box is looked at.
-
-    Args:
-        output: `boxes` (N, 4) xyxy px, `labels` (N,), `scores` (N,), `masks` (N, 1, H, W) 0..1. A pixel belongs to
-            the mask if it is above 0.5.
-        image_size: (H, W) px.
-    """
-    height, width = image_size
-    boxes = output["boxes"].float().cpu().numpy().reshape(-1, 4)
-    boxes = np.clip(boxes, 0, np.array([width, height, width, height], dtype=np.float32))
-    masks = [_crop_to_rle(mask[0], box, image_size) for mask, box in zip(output["masks"], boxes, strict=True)]
-    found = Instances(
-        image_size,
-        boxes,
-        tuple(masks),
-        output["labels"].cpu().numpy().astype(np.int64),
-        np.clip(output["scores"].float().cpu().numpy(), 0, 1).astype(np.float32),
-    )
-    order = np.argsort(-output["scores"].float().cpu().numpy(), kind="stable")
-    return found[[i for i in order if rle.area(masks[i]) > 0]]
-
-
-def _crop_to_rle(mask: Tensor, box: npt.NDArray[np.float32], image_size: tuple[int, int]) -> rle.Rle:
-    height, width = image_size
-    margin_x, margin_y = 1 + BOX_MARGIN * (box[2:] - box[:2])
-    left, top = max(0, int(box[0] - margin_x)), max(0, int(box[1] - margin_y))
-    right, bottom = min(width, int(np.ceil(box[2] + margin_x))), min(height, int(np.ceil(box[3] + margin_y)))
-    patch = (mask[top:bottom, left:right] > MASK_THRESHOLD).cpu().numpy()
-    return rle.paste(patch, top, left, image_size)
 
 
 def predict_films(

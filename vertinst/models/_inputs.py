@@ -10,7 +10,9 @@ from torch.nn import functional as F
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
 from vertinst.errors import CheckpointError, DataError
+from vertinst.models._instances import to_instances
 from vertinst.models._pasting import paste_roi_masks
+from vertinst.structures import Instances
 
 __all__ = ["FilmTransform", "Target", "check_images", "check_outputs", "check_targets"]
 
@@ -49,14 +51,15 @@ class FilmTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
 
     def postprocess(
         self, result: list[Target], image_shapes: list[tuple[int, int]], original_image_sizes: list[tuple[int, int]]
-    ) -> list[Target]:
+    ) -> list[Target] | list[Instances]:
         """Mask R-CNN's detections in the films' own pixels; in training they pass unchanged."""
         if self.training:
             return result
         films = []
         for found, resized, size in zip(result, image_shapes, original_image_sizes, strict=True):
             boxes = resize_boxes(found["boxes"], resized, size)
-            films.append({**found, "boxes": boxes, "masks": paste_roi_masks(found["masks"], boxes, size)})
+            masks = paste_roi_masks(found["masks"], boxes, size)
+            films.append(to_instances(boxes, found["labels"], found["scores"], masks, size))
         return films
 
 

@@ -1,33 +1,23 @@
-"""Dense masks of a film that take memory only where something is in them."""
+"""Masks that were predicted inside their boxes, put onto the film."""
 
 from __future__ import annotations
 
-import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
 
-__all__ = ["blank_masks", "paste_roi_masks"]
+from vertinst.structures.rle import Rle, empty, paste
+
+__all__ = ["paste_roi_masks"]
+
+MASK_THRESHOLD = 0.5
 
 
-def blank_masks(count: int, image_size: tuple[int, int], device: torch.device) -> Tensor:
-    """Zeros of shape (count, 1, H, W), float32.
+def paste_roi_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> list[Rle]:
+    """Masks on the film; a pixel belongs to one where its probability is above a half.
 
-    On a processor pages of it take no memory until they are written to: a hundred instances on a film of ten
-    megapixels are 4 GB, nearly all of them outside the instances' boxes.
-    """
-    shape = (count, 1, *image_size)
-    if device.type == "cpu":
-        # NumPy asks the system for zeroed pages; torch.zeros writes the zeros itself.
-        return torch.from_numpy(np.zeros(shape, dtype=np.float32))
-    return torch.zeros(shape, device=device)
-
-
-def paste_roi_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Put masks that were predicted inside their boxes onto the film.
-
-    The pixels are those of torchvision's `paste_masks_in_image`, which needs the whole film for each instance, twice.
+    The probabilities are those of torchvision's `paste_masks_in_image`, which needs the whole film for each instance,
+    twice; here the work is that of the boxes.
 
     Args:
         masks: (N, 1, m, m) float 0..1.
@@ -35,14 +25,21 @@ def paste_roi_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -
         image_size: (H, W) of the film.
 
     Returns:
-        (N, 1, H, W) float32, zero away from the boxes.
+        N masks of the film's size.
     """
     padded, scale = expand_masks(masks.float(), padding=1)
-    pasted = blank_masks(len(masks), image_size, masks.device)
-    for index, (x1, y1, x2, y2) in enumerate(expand_boxes(boxes, scale).long().tolist()):
-        sides = (max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1))
-        patch = F.interpolate(padded[index, None], size=sides, mode="bilinear", align_corners=False)[0, 0]
-        top, bottom = max(y1, 0), min(y2 + 1, image_size[0])
-        left, right = max(x1, 0), min(x2 + 1, image_size[1])
-        pasted[index, 0, top:bottom, left:right] = patch[top - y1 : bottom - y1, left - x1 : right - x1]
-    return pasted
+    corners = expand_boxes(boxes, scale).long().tolist()
+    return [_paste(mask, box, image_size) for mask, box in zip(padded, corners, strict=True)]
+
+
+def _paste(mask: Tensor, box: list[int], image_size: tuple[int, int]) -> Rle:
+    """One mask (1, m + 2, m + 2), its box in whole pixels, ends included."""
+    x1, y1, x2, y2 = box
+    top, bottom = max(y1, 0), min(y2 + 1, image_size[0])
+    left, right = max(x1, 0), min(x2 + 1, image_size[1])
+    if top >= bottom or left >= right:
+        return empty(image_size)
+    sides = (max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1))
+    patch = F.interpolate(mask[None], size=sides, mode="bilinear", align_corners=False)[0, 0]
+    inside = patch[top - y1 : bottom - y1, left - x1 : right - x1] > MASK_THRESHOLD
+    return paste(inside.cpu().numpy(), top, left, image_size)

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from vertinst.models._pasting import blank_masks
+from vertinst.structures.rle import Rle, paste
 
 __all__ = ["assemble_masks", "fast_nms", "paste_masks"]
+
+MASK_THRESHOLD = 0.5
 
 
 def fast_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, top_k: int) -> Tensor:
@@ -49,10 +51,10 @@ def assemble_masks(prototypes: Tensor, coefficients: Tensor) -> Tensor:
     return torch.sigmoid(torch.einsum("nk,khw->nhw", coefficients, prototypes))
 
 
-def paste_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
-    """Enlarge masks to the film, bilinearly and before any threshold, and crop each to its box.
+def paste_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int], scale: tuple[float, float]) -> list[Rle]:
+    """Enlarge masks to the film, bilinearly, crop each to its box and keep what is above a half.
 
-    Each mask is computed inside its box only. The pixels are those of `torch.nn.functional.interpolate` with
+    Each mask is computed inside its box only. The values are those of `torch.nn.functional.interpolate` with
     `align_corners=False` of the whole mask.
 
     Args:
@@ -62,13 +64,13 @@ def paste_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int], scale
         scale: Pixels of the masks per pixel of the film, (vertical, horizontal).
 
     Returns:
-        (N, 1, H, W) float32, zero outside the boxes.
+        N masks of the film's size, empty outside the boxes.
     """
-    pasted = blank_masks(masks.shape[0], image_size, masks.device)
+    pasted = []
     for index, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
         rows, columns = _pixels(y1, y2, image_size[0]), _pixels(x1, x2, image_size[1])
         patch = _sample_rows(_sample_rows(masks[index], rows, scale[0]).T, columns, scale[1]).T
-        pasted[index, 0, rows.start : rows.stop, columns.start : columns.stop] = patch
+        pasted.append(paste((patch > MASK_THRESHOLD).cpu().numpy(), rows.start, columns.start, image_size))
     return pasted
 
 

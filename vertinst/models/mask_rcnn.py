@@ -14,6 +14,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 
 from vertinst.models._backbones import BackboneName, BackboneWeights, resnet, stage_channels
 from vertinst.models._inputs import FilmTransform, Target, check_images, check_outputs, check_targets
+from vertinst.structures import Instances
 
 __all__ = ["MaskRCNN", "Options", "build"]
 
@@ -126,9 +127,7 @@ class MaskRCNN(TorchvisionMaskRCNN):  # type: ignore[misc]
         for head in (self.rpn.head, self.roi_heads.box_predictor, self.roi_heads.mask_predictor):
             head.register_forward_hook(_check_head)
 
-    def forward(
-        self, images: list[Tensor], targets: list[Target] | None = None
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+    def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> dict[str, Tensor] | list[Instances]:
         """Losses in training, detections in evaluation.
 
         Args:
@@ -138,9 +137,8 @@ class MaskRCNN(TorchvisionMaskRCNN):  # type: ignore[misc]
 
         Returns:
             In training the weighted scalars `loss_classifier`, `loss_box_reg`, `loss_mask`, `loss_objectness` and
-            `loss_rpn_box_reg`; their sum is to be minimised. Else one dict a film, best score first, in the film's
-            own pixels: `boxes` (N, 4) xyxy inside the film, `labels` (N,) in 1..C, `scores` (N,), `masks`
-            (N, 1, H, W) float 0..1. N = 0 where nothing was found.
+            `loss_rpn_box_reg`; their sum is to be minimised. Else the `Instances` of each film in its own pixels,
+            best score first; none where nothing was found.
 
         Raises:
             DataError: Films or targets are unusable (see `vertinst.models._inputs`).
@@ -148,7 +146,7 @@ class MaskRCNN(TorchvisionMaskRCNN):  # type: ignore[misc]
         """
         check_images(images)
         if not self.training:
-            detections: list[dict[str, Tensor]] = super().forward(images)
+            detections: list[Instances] = super().forward(images)
             return detections
         losses: dict[str, Tensor] = super().forward(images, check_targets(images, targets, self.classes))
         weights = self._loss_weights()

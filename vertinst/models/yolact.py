@@ -20,8 +20,10 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from vertinst.models._anchors import anchor_boxes, decode_boxes, encode_boxes
 from vertinst.models._backbones import BackboneName, BackboneWeights, resnet, stage_channels
 from vertinst.models._inputs import FilmTransform, Target, check_images, check_outputs, check_targets
+from vertinst.models._instances import to_instances
 from vertinst.models._yolact_detection import assemble_masks, fast_nms, paste_masks
 from vertinst.models._yolact_losses import class_loss, coverage, mask_loss, match_anchors, semantic_loss
+from vertinst.structures import Instances
 
 __all__ = ["Options", "Yolact", "build"]
 
@@ -168,7 +170,7 @@ class PredictionHead(nn.Module):
 
 
 class Yolact(nn.Module):
-    """YOLACT behind torchvision's detection contract.
+    """YOLACT: losses in training, `Instances` in evaluation.
 
     Args:
         options: Settings.
@@ -199,9 +201,7 @@ class Yolact(nn.Module):
             part.apply(_xavier)
         self.head.start_as_background()
 
-    def forward(
-        self, images: list[Tensor], targets: list[Target] | None = None
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+    def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> dict[str, Tensor] | list[Instances]:
         """Losses in training, detections in evaluation.
 
         Args:
@@ -211,9 +211,8 @@ class Yolact(nn.Module):
 
         Returns:
             In training the weighted scalars `loss_class`, `loss_box`, `loss_mask` and `loss_semantic`, float32;
-            their sum is to be minimised. Else one dict a film, best score first, in the film's own pixels: `boxes`
-            (N, 4) xyxy inside the film, `labels` (N,) in 1..C, `scores` (N,), `masks` (N, 1, H, W) float 0..1,
-            zero outside the box. N = 0 where nothing was found.
+            their sum is to be minimised. Else the `Instances` of each film in its own pixels, best score first, no
+            mask reaching outside of its box; none where nothing was found.
 
         Raises:
             DataError: Films or targets are unusable (see `vertinst.models._inputs`).
@@ -280,7 +279,7 @@ class Yolact(nn.Module):
             * semantic_loss(semantic, [target["labels"] for target in targets], coarse),
         }
 
-    def _detect(self, raw: Raw, film: int, image_size: tuple[int, int], resized: tuple[int, int]) -> dict[str, Tensor]:
+    def _detect(self, raw: Raw, film: int, image_size: tuple[int, int], resized: tuple[int, int]) -> Instances:
         options = self.options
         probabilities = raw.logits[film].softmax(dim=-1)[:, 1:]
         check_outputs(probabilities, raw.deltas[film], raw.coefficients[film], raw.prototypes[film])
@@ -294,12 +293,8 @@ class Yolact(nn.Module):
         film_boxes = clip_boxes_to_image(boxes[kept] / boxes.new_tensor([scale[1], scale[0]] * 2), image_size)
         masks = assemble_masks(raw.prototypes[film], raw.coefficients[film, anchor[kept]])
         step = (scale[0] / PROTOTYPE_STRIDE, scale[1] / PROTOTYPE_STRIDE)
-        return {
-            "boxes": film_boxes,
-            "labels": labels[kept],
-            "scores": scores[kept],
-            "masks": paste_masks(masks, film_boxes, image_size, step),
-        }
+        pasted = paste_masks(masks, film_boxes, image_size, step)
+        return to_instances(film_boxes, labels[kept], scores[kept], pasted, image_size)
 
 
 def _conv3x3(channels: int) -> list[nn.Module]:

@@ -5,6 +5,9 @@ from pydantic import BaseModel
 from torch import nn
 from torch.nn import functional as F
 
+from vertinst.models._instances import to_instances
+from vertinst.structures import rle
+
 
 class Options(BaseModel, extra="forbid"):
     width: int = 16
@@ -44,12 +47,13 @@ def detections(logits):
     masks = logits.sigmoid()
     height, width = masks.shape[1:]
     count = len(masks)
-    return {
-        "boxes": torch.tensor([[0.0, 0.0, width, height]]).expand(count, 4),
-        "labels": torch.arange(1, count + 1),
-        "scores": masks.flatten(1).amax(1),
-        "masks": masks[:, None],
-    }
+    return to_instances(
+        torch.tensor([[0.0, 0.0, width, height]]).expand(count, 4),
+        torch.arange(1, count + 1),
+        masks.flatten(1).amax(1),
+        [rle.encode(mask) for mask in (masks > 0.5).numpy()],
+        (height, width),
+    )
 
 
 def build(options: Options, classes: tuple[str, ...]) -> Tiny:

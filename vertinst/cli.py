@@ -449,6 +449,7 @@ def train(
     """Train a model."""
     with waiting("loading PyTorch"):
         from vertinst.config import load_config
+        from vertinst.engine.run_folder import waiting_hint
         from vertinst.engine.train import train as run_training
         from vertinst.files import keep_inputs
 
@@ -460,6 +461,9 @@ def train(
         best = run_training(
             run_config, train_set, val_set, images, out_folder, resume=resume, overwrite=overwrite, progress=progress
         )
+    hint = waiting_hint(out_folder, run_config.data.workers)
+    if hint is not None:
+        err.print(hint)
     out.print(f"Best weights: {best}\nNext: vertinst predict --weights {out_folder} FILMS --out predictions")
 
 

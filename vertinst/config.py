@@ -100,8 +100,11 @@ class OptimConfig(Section):
         lr: Learning rate after warm-up.
         weight_decay: Applied to weights of two and more dimensions; not to biases and normalisation.
         momentum: SGD's momentum, or AdamW's first beta.
-        backbone_lr_factor: Learning rate of the residual network (`body.*` or `backbone.body.*`) relative to the rest.
+        backbone_lr_factor: Learning rate of the network that extracts the features relative to the rest.
         clip_norm: Largest norm of the gradient; null does not clip.
+        ema_decay: Largest decay of an exponential moving average of the weights, which is then what is validated,
+            kept as the best and predicted with (0.999 suits a few thousand steps; shorter runs average over about
+            their last ninth). null takes the weights as they are.
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
@@ -110,6 +113,7 @@ class OptimConfig(Section):
     momentum: float = Field(0.9, ge=0, lt=1)
     backbone_lr_factor: float = Field(1.0, ge=0, le=10)
     clip_norm: float | None = Field(10.0, gt=0)
+    ema_decay: float | None = Field(None, ge=0, lt=1)
 
 
 class ScheduleConfig(Section):

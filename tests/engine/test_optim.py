@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from vertinst.config import OptimConfig, ScheduleConfig
-from vertinst.engine.optim import build_optimizer, lr_factor, optimizer_tensors, restore_optimizer, set_lr
+from vertinst.engine.optim import build_optimizer, in_backbone, lr_factor, optimizer_tensors, restore_optimizer, set_lr
 from vertinst.errors import CheckpointError
 
 
@@ -34,6 +34,25 @@ def test_groups_by_decay_and_backbone() -> None:
         (0.1, 0.01): [(2, 4)],
         (0.1, 0.0): [(2,)],
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("body.layer1.0.conv1.weight", True),
+        ("backbone.layers.0.0.conv1.weight", True),
+        ("backbone._preconv.0.weight", True),
+        ("backbone.body.layer1.0.conv1.weight", True),
+        ("backbone.fpn.inner_blocks.0.0.weight", False),
+        ("fpn.lat_layers.0.weight", False),
+        ("prediction_layers.0.bbox_layer.weight", False),
+        ("head.body.weight", False),
+        ("backbone_like.weight", False),
+        ("weight", False),
+    ],
+)
+def test_what_belongs_to_the_backbone(name: str, expected: bool) -> None:
+    assert in_backbone(name) is expected
 
 
 def test_frozen_parameters_are_left_out() -> None:

@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from vertinst.config import Config, load_config
 from vertinst.data.films import FilmDataset
 from vertinst.engine import checkpoint as checkpoints
 from vertinst.engine.predict import load_model
+from vertinst.engine.run_folder import WAIT_COLUMN, waiting_hint
 from vertinst.engine.train import train
 from vertinst.errors import (
     CheckpointError,
@@ -38,7 +40,8 @@ Tiny = Callable[..., Config]
 
 def rows(run: Path, *, timed: bool = False) -> list[dict[str, str]]:
     with (run / "curves.csv").open() as file:
-        return [{k: v for k, v in row.items() if timed or k != "seconds"} for row in csv.DictReader(file)]
+        clocks = () if timed else ("seconds", WAIT_COLUMN)
+        return [{k: v for k, v in row.items() if k not in clocks} for row in csv.DictReader(file)]
 
 
 def same_run(a: Path, b: Path) -> None:
@@ -85,11 +88,13 @@ def test_the_tiny_model_finds_the_bone(films: Dataset, images: Path, tmp_path: P
     assert checkpoints.read(tmp_path / "run").description.metrics["val_mean_iou"] > 0.8
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+@pytest.mark.parametrize(("optimiser", "average"), [("adamw", "null"), ("sgd", "null"), ("adamw", "0.9")])
 def test_an_interrupted_run_resumed_is_the_uninterrupted_run(
-    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny, optimiser: str
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny, optimiser: str, average: str
 ) -> None:
-    config = tiny("schedule.epochs=4", f"optim.name={optimiser}", "optim.lr=0.01")
+    config = tiny(
+        "schedule.epochs=4", f"optim.name={optimiser}", "optim.lr=0.01", f"optim.ema_decay={average}",
+    )  # fmt: skip
     val = films.subset({1, 2})
     train(config, films, val, images, tmp_path / "whole")
 
@@ -105,11 +110,11 @@ def test_an_interrupted_run_resumed_is_the_uninterrupted_run(
     same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-@pytest.mark.parametrize("epoch", [1, 4])
+@pytest.mark.parametrize(("epoch", "average"), [(1, "null"), (4, "null"), (1, "0.9"), (4, "0.9")])
 def test_a_kill_during_validation_loses_no_epoch(
-    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny, epoch: int, monkeypatch: pytest.MonkeyPatch
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny, epoch: int, average: str
 ) -> None:
-    config = tiny("schedule.epochs=4", "optim.lr=0.01")
+    config = tiny("schedule.epochs=4", "optim.lr=0.01", f"optim.ema_decay={average}")
     val = films.subset({1, 2})
     train(config, films, val, images, tmp_path / "whole")
 
@@ -165,17 +170,18 @@ def kill_before_third(source, target):
 os.replace = kill_before_third
 folder = Path(sys.argv[2])
 films = drawing.draw_films(folder / "images", 4)
-train(load_config(sys.argv[3], ["schedule.epochs=4"]), films, films.subset({1}), folder / "images", folder / "killed")
+train(load_config(sys.argv[3], sys.argv[4:]), films, films.subset({1}), folder / "images", folder / "killed")
 """
 
 
 def test_a_kill_while_a_checkpoint_is_written_loses_no_finished_epoch(
     films: Dataset, images: Path, tmp_path: Path, tiny: Tiny
 ) -> None:
-    config = tiny("schedule.epochs=4")
+    changed = ["schedule.epochs=4", "optim.ema_decay=0.9"]
+    config = tiny(*changed)
     drawing, settings = Path(__file__).with_name("conftest.py"), tmp_path / "tiny.yaml"
     # The kill comes when the third epoch's weights and curves are written and its last.safetensors is not yet in place.
-    killed = subprocess.run([sys.executable, "-c", KILLED, drawing, tmp_path, settings], check=False)
+    killed = subprocess.run([sys.executable, "-c", KILLED, drawing, tmp_path, settings, *changed], check=False)
     assert killed.returncode == -signal.SIGKILL
     run = tmp_path / "killed"
     assert checkpoints.read(run / "last.safetensors").description.epoch == 2
@@ -455,3 +461,53 @@ def test_films_of_different_sizes_and_without_annotations(
     mixed = Dataset(films.categories, (*films.images[:2], ImageRecord(9, "wide.png", 90, 40)))
     train(tiny("schedule.batch_size=3"), mixed, mixed, images, tmp_path / "run")
     assert len(rows(tmp_path / "run")) == 3
+
+
+def test_averaged_weights_are_judged_kept_and_predicted_with(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny
+) -> None:
+    plain, averaged = tmp_path / "plain", tmp_path / "averaged"
+    for run, decay in ((plain, "null"), (averaged, "0.5")):
+        train(tiny(f"optim.ema_decay={decay}"), films, films.subset(set()), images, run)
+    # The training itself is the same: only what is made of its weights differs.
+    last = checkpoints.read(averaged / "last.safetensors", state=True)
+    live = {name.removeprefix("live/"): t for name, t in last.state.items() if name.startswith("live/")}
+    unaveraged = checkpoints.read(plain / "last.safetensors", state=True)
+    assert all(torch.equal(live[name], tensor) for name, tensor in unaveraged.weights.items())
+    assert not any(name.startswith("live/") for name in unaveraged.state)
+    assert [row["loss"] for row in rows(plain)] == [row["loss"] for row in rows(averaged)]
+    best = checkpoints.read(averaged / "best.safetensors").weights
+    assert all(torch.equal(last.weights[name], tensor) for name, tensor in best.items())
+    assert not torch.equal(best["head.1.weight"], live["head.1.weight"])
+    assert not torch.equal(best["body.1.running_mean"], live["body.1.running_mean"])
+    assert torch.equal(best["body.1.num_batches_tracked"], live["body.1.num_batches_tracked"])
+
+
+def test_the_score_of_averaged_weights_is_that_of_the_file(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny
+) -> None:
+    config = tiny("optim.ema_decay=0.9", "schedule.epochs=8")
+    train(config, films, films.subset({1, 2}), images, tmp_path / "run")
+    said = checkpoints.read(tmp_path / "run" / "best.safetensors").description.metrics["val_mean_iou"]
+    metrics = json.loads((tmp_path / "run" / "val" / "metrics.json").read_text())
+    assert metrics["summary"]["mean_iou"] == pytest.approx(said, abs=1e-6)
+
+
+def test_a_wait_for_films_is_measured_and_advice_given(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = FilmDataset.__getitems__
+    monkeypatch.setattr(FilmDataset, "__getitems__", lambda self, keys: (time.sleep(0.2), fetch(self, keys))[1])
+    train(tiny("schedule.epochs=1"), films, films.subset(set()), images, tmp_path / "run")
+    row = rows(tmp_path / "run", timed=True)[0]
+    assert 0.4 / float(row["seconds"]) - 0.05 < float(row[WAIT_COLUMN]) <= 1
+    hint = waiting_hint(tmp_path / "run", workers=0)
+    assert hint is not None
+    assert "data.workers=2" in hint
+    assert "data.workers=8" in (waiting_hint(tmp_path / "run", workers=4) or "")
+
+
+def test_no_advice_where_training_hardly_waited(tmp_path: Path) -> None:
+    assert waiting_hint(tmp_path, 0) is None
+    (tmp_path / "curves.csv").write_text(f"epoch,{WAIT_COLUMN}\n1,0.9\n2,0.1\n3,0.2\n")
+    assert waiting_hint(tmp_path, 0) is None

@@ -12,19 +12,25 @@ from torch import Tensor, nn
 from vertinst.config import OptimConfig, ScheduleConfig
 from vertinst.errors import CheckpointError
 
-__all__ = ["build_optimizer", "lr_factor", "optimizer_tensors", "restore_optimizer", "set_lr"]
+__all__ = ["build_optimizer", "in_backbone", "lr_factor", "optimizer_tensors", "restore_optimizer", "set_lr"]
 
 COSINE_FLOOR = 0.01
 STEPS = (2 / 3, 8 / 9)
+# Devices on which torch computes a whole step of AdamW in one kernel.
+FUSED = ("cpu", "cuda")
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW or SGD over all trainable parameters, in groups by weight decay and learning rate."""
+    """AdamW or SGD over all trainable parameters, in groups by weight decay and learning rate.
+
+    Args:
+        model: Already on its device.
+        config: Settings.
+    """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            # Both models call the residual network `body`, one of them below `backbone`.
-            key = ("body" in name.split(".")[:2], parameter.dim() >= 2)
+            key = (in_backbone(name), parameter.dim() >= 2)
             groups.setdefault(key, []).append(parameter)
     parts = [
         {
@@ -34,10 +40,23 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
         }
         for (backbone, decayed), parameters in groups.items()
     ]
+    device = next((parameter.device.type for group in groups.values() for parameter in group), "cpu")
     if config.name == "sgd":
         nesterov = config.momentum > 0
-        return torch.optim.SGD(parts, lr=config.lr, momentum=config.momentum, nesterov=nesterov)
-    return torch.optim.AdamW(parts, lr=config.lr, betas=(config.momentum, 0.999))
+        # On processors the fused kernel is no faster than the plain one, AdamW's twice as fast.
+        fused = device == "cuda"
+        return torch.optim.SGD(parts, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=fused)
+    fused = device in FUSED
+    return torch.optim.AdamW(parts, lr=config.lr, betas=(config.momentum, 0.999), fused=fused)
+
+
+def in_backbone(name: str) -> bool:
+    """Whether a parameter of this name belongs to the network that extracts the features.
+
+    That is `backbone.*` but for a feature pyramid below it (`backbone.fpn.*`, as torchvision has it), or `body.*`.
+    """
+    first, second, *_ = *name.split("."), ""
+    return first == "body" or (first == "backbone" and second != "fpn")
 
 
 def lr_factor(schedule: ScheduleConfig, epochs_done: float, time_share: float = 0.0) -> float:

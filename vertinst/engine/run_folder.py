@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import yaml
@@ -20,7 +21,12 @@ from vertinst.engine.checkpoint import BEST, LAST, Checkpoint
 from vertinst.errors import CheckpointError, ConfigError, OutputExistsError
 from vertinst.structures import Dataset
 
-__all__ = ["Curves", "RunFolder", "fingerprint"]
+__all__ = ["WAIT_COLUMN", "Curves", "RunFolder", "fingerprint", "waiting_hint"]
+
+WAIT_COLUMN = "data_wait_share"
+"""Column of curves.csv: share of an epoch's time in which training waited for its next films."""
+
+LONG_WAIT = 0.2
 
 # What may differ when a run is resumed: how long it goes on, and what does not touch its results.
 RESUMABLE = (
@@ -146,6 +152,23 @@ class Curves:
         files.write_text(self.path, text.getvalue())
         shown = {key: value for key, value in row.items() if key != "epoch" and value is not None}
         self.board.add(shown, int(row["epoch"]))
+
+
+def waiting_hint(folder: Path, workers: int) -> str | None:
+    """What to do where training waited for films more than a fifth of its time (median of the epochs); else None.
+
+    Args:
+        folder: Of the run.
+        workers: `data.workers` of the run.
+    """
+    shares = [float(row[WAIT_COLUMN]) for row in _read_rows(folder / "curves.csv") if WAIT_COLUMN in row]
+    if not shares or median(shares) <= LONG_WAIT:
+        return None
+    more = max(2, 2 * workers)
+    return (
+        f"Training waited for its films {median(shares):.0%} of the time. Where processor cores are idle, "
+        f"--set data.workers={more} makes it faster; the result stays the same."
+    )
 
 
 def _cell(value: float | int) -> str:

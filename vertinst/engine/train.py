@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from vertinst.data.films import Batch, EpochSampler, FilmDataset, check_films, c
 from vertinst.data.radiograph import read_film
 from vertinst.data.transforms import build_augment
 from vertinst.engine import checkpoint as checkpoints
+from vertinst.engine.averaging import WeightAverage
 from vertinst.engine.checkpoint import Checkpoint, Description
 from vertinst.engine.evaluate import evaluate, write_metrics
 from vertinst.engine.optim import build_optimizer, lr_factor, optimizer_tensors, restore_optimizer, set_lr
 from vertinst.engine.precision import choose_device, choose_precision, lay_out
 from vertinst.engine.predict import Predictor, load_model, predict_films
-from vertinst.engine.run_folder import Curves, RunFolder, fingerprint
+from vertinst.engine.run_folder import WAIT_COLUMN, Curves, RunFolder, fingerprint
 from vertinst.engine.seeding import reproducible, seed_everything
 from vertinst.engine.validate import summary_numbers, validate
 from vertinst.errors import CheckpointError, DataError, NonFiniteLossError, VertinstError
@@ -37,6 +38,9 @@ __all__ = ["train"]
 
 DEFAULT_LONGEST_SIDE_PX = 1024
 """For models that have no `image_size` of their own."""
+
+# Weights in training, where the checkpoint's own are averages of them; in the training state, beside the optimiser's.
+LIVE_PREFIX = "live/"
 
 
 @dataclass
@@ -77,8 +81,8 @@ def train(
     """Train a model, keep its best checkpoint, and predict the validation films with it.
 
     `best.safetensors` is the epoch with the best validation score (see `validate.score`); without validation films it
-    is the last epoch. After a kill or Ctrl-C at any moment, `resume` goes on after the last finished epoch, on a CPU
-    with the same result as if nothing had happened.
+    is the last epoch. With `optim.ema_decay` all of this is about the averaged weights. After a kill or Ctrl-C at any
+    moment, `resume` goes on after the last finished epoch, on a CPU with the same result as if nothing had happened.
 
     Args:
         config: Settings.
@@ -156,7 +160,11 @@ class Trainer:
         self.precision = choose_precision(config.precision, device)
         self.options = model_options(config)
         built: nn.Module = plugins.load("models", config.model.name).build(self.options, config.classes)
-        self.model = lay_out(built, self.precision, device)
+        self.model = lay_out(built.to(device), self.precision, device)
+        decay = config.optim.ema_decay
+        self.average = WeightAverage(self.model, decay) if decay is not None else None
+        self.trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.waited_s = 0.0
         self.fabric = Fabric(
             accelerator=device.type,
             devices=[device.index or 0] if device.type == "cuda" else 1,
@@ -180,11 +188,21 @@ class Trainer:
     def start(self, last: Checkpoint | None) -> None:
         """Go on from the last checkpoint of this run, or take over the weights to start from."""
         if last is not None:
-            checkpoints.load_weights(self.model, last)
-            restore_optimizer(self.optimizer, last.state)
-            self.state = State(**last.description.training)
-        elif self.config.init.weights is not None:
+            self._restore(last)
+            return
+        if self.config.init.weights is not None:
             self._take_over(self.config.init.weights)
+        if self.average is not None:
+            self.average.restart(self.model)
+
+    def _restore(self, last: Checkpoint) -> None:
+        """The state that `_save` wrote."""
+        live = {n.removeprefix(LIVE_PREFIX): t for n, t in last.state.items() if n.startswith(LIVE_PREFIX)}
+        if self.average is not None:
+            checkpoints.load_weights(self.average.model, last)
+        checkpoints.load_weights(self.model, replace(last, weights=live) if self.average is not None else last)
+        restore_optimizer(self.optimizer, {n: t for n, t in last.state.items() if not n.startswith(LIVE_PREFIX)})
+        self.state = State(**last.description.training)
 
     def _take_over(self, weights: str) -> None:
         """Load weights to start from; init.json in the run's folder says what was and was not taken."""
@@ -207,6 +225,11 @@ class Trainer:
                     self._save(self.folder.pending, {})
             self._keep(self._validate(val_set, images), curves)
 
+    @property
+    def judged(self) -> nn.Module:
+        """The weights that are validated and kept as the best: averaged ones if there are any."""
+        return self.model if self.average is None else self.average.model
+
     def _due(self, val_set: Dataset) -> bool:
         """Whether the epoch just trained is validated."""
         every = self.config.schedule.evaluate_every
@@ -222,13 +245,19 @@ class Trainer:
         )
 
     def _epoch(self) -> dict[str, float]:
-        """Train for one epoch; returns the learning rate at its end and the mean of each loss over its steps."""
+        """Train for one epoch.
+
+        Returns:
+            The learning rate at its end, the mean of each loss over its steps, and the share of its time in which
+            the next batch was not ready.
+        """
         self.sampler.epoch = self.state.epoch
         # Seeding each epoch anew makes a resumed run draw what an uninterrupted one draws, with nothing to store.
         seed_everything(self.config.seed, self.state.epoch)
         self.fitted.train()
         sums: dict[str, float] = {}
         started, before = time.monotonic(), self.state.seconds
+        self.waited_s = 0.0
         for index, batch in enumerate(self._batches()):
             set_lr(self.optimizer, self._lr_factor(index))
             for name, value in self._step(batch).items():
@@ -237,15 +266,20 @@ class Trainer:
             self.state.seconds = before + time.monotonic() - started
             self._report(f"loss {sums['loss'] * len(self.loader) / (index + 1):.3f}")
         self.state.epoch += 1
-        return {"lr": max(group["lr"] for group in self.optimizer.param_groups), **sums}
+        waited = self.waited_s / max(time.monotonic() - started, 1e-9)
+        return {"lr": max(group["lr"] for group in self.optimizer.param_groups), **sums, WAIT_COLUMN: waited}
 
     def _batches(self) -> Iterator[Batch]:
+        """The epoch's batches, the time that each was waited for added up in `waited_s`."""
         try:
+            asked = time.monotonic()
             for batch in self.loader:
                 if isinstance(batch, DataError):
                     raise batch
                 films, targets, names = batch
+                self.waited_s += time.monotonic() - asked
                 yield films, targets, names
+                asked = time.monotonic()
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -264,9 +298,8 @@ class Trainer:
         films, targets, names = batch
         try:
             losses: dict[str, Tensor] = self.fitted(films, targets)
-            total = torch.stack(list(losses.values())).sum()
-            values = {name: float(value.detach()) for name, value in {"loss": total, **losses}.items()}
-            self._check_finite(values, names)
+            parts = torch.stack(list(losses.values()))
+            total = parts.sum()
             self.optimizer.zero_grad()
             self.fabric.backward(total)
         except torch.OutOfMemoryError as error:
@@ -275,10 +308,18 @@ class Trainer:
                 where=self.fabric.device,
                 fix="Use a smaller --set schedule.batch_size or model.image_size.",
             ) from error
+        norm = nn.utils.get_total_norm([p.grad for p in self.trainable if p.grad is not None])
+        # All numbers of the step in one transfer: a GPU stands still for each.
+        loss, *each, gradient = torch.cat((total[None], parts, norm[None])).tolist()
+        values = {"loss": loss, **dict(zip(losses, each, strict=True))}
+        self._check_finite(values, names)
+        self._check_finite({"gradient": gradient}, names)
         limit = self.config.optim.clip_norm
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit if limit is not None else float("inf"))
-        self._check_finite({"gradient": float(norm)}, names)
+        if limit is not None and gradient > limit:
+            nn.utils.clip_grads_with_norm_(self.trainable, limit, norm)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model, self.state.step + 1)
         return values
 
     def _check_finite(self, values: dict[str, float], names: list[str]) -> None:
@@ -309,7 +350,7 @@ class Trainer:
             return None
         started = time.monotonic()
         predictor = Predictor(
-            self.model,
+            self.judged,
             self.config.classes,
             name=self.config.model.name,
             weights="",
@@ -346,7 +387,7 @@ class Trainer:
         if better:
             self.state.best_epoch, self.state.best_score = self.state.epoch, float(score or 0.0)
         if better or no_validation:
-            checkpoints.save(self.folder.best, self.model.state_dict(), self._description(numbers))
+            checkpoints.save(self.folder.best, self.judged.state_dict(), self._description(numbers))
         row = {"epoch": self.state.epoch, "step": self.state.step, **self.state.unjudged, **numbers}
         curves.add({**row, "seconds": round(self.state.seconds, 2)})
         self.state.unjudged = {}
@@ -355,7 +396,11 @@ class Trainer:
 
     def _save(self, path: Path, numbers: dict[str, Any]) -> None:
         description = self._description(numbers, training=asdict(self.state))
-        checkpoints.save(path, self.model.state_dict(), description, state=optimizer_tensors(self.optimizer))
+        state = optimizer_tensors(self.optimizer)
+        if self.average is not None:
+            # The weights of the file are those that are judged and predicted with; training goes on from these.
+            state |= {LIVE_PREFIX + name: tensor for name, tensor in self.model.state_dict().items()}
+        checkpoints.save(path, self.judged.state_dict(), description, state=state)
 
     def _description(self, numbers: dict[str, Any], training: dict[str, Any] | None = None) -> Description:
         return Description(

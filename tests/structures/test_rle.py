@@ -29,6 +29,17 @@ def test_encode_decode_is_the_identity(mask):
     assert rle.area(encoded) == mask.sum()
 
 
+@settings(max_examples=200, deadline=None)
+@given(MASKS)
+def test_decode_crop_is_the_tight_box_of_decode(mask):
+    encoded = rle.encode(mask)
+    patch, left, top = rle.decode_crop(encoded)
+    right, bottom = left + patch.shape[1], top + patch.shape[0]
+    assert rle.box_xyxy(encoded).tolist() == [left, top, right, bottom]
+    np.testing.assert_array_equal(patch, mask[top:bottom, left:right])
+    assert patch.sum() == mask.sum()
+
+
 @given(MASKS)
 def test_runs_add_up_and_rebuild_the_mask(mask):
     lengths = rle.runs(rle.encode(mask))

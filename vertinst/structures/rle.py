@@ -26,6 +26,7 @@ __all__ = [
     "boxes_xywh",
     "complement",
     "decode",
+    "decode_crop",
     "difference",
     "draw_each",
     "empty",
@@ -97,6 +98,27 @@ def decode(rle: Rle) -> npt.NDArray[np.bool_]:
     """Dense mask (H, W) bool of an RLE."""
     check_size(rle["size"])
     return np.asarray(coco_mask.decode(rle), dtype=np.uint8).view(np.bool_)
+
+
+def decode_crop(rle: Rle) -> tuple[npt.NDArray[np.bool_], int, int]:
+    """The mask within its tight box; work and memory are those of the box.
+
+    Returns:
+        (h, w) bool, left and top of the box, px; (0, 0) bool, 0 and 0 for an empty mask.
+    """
+    left, top, right, bottom = (int(v) for v in box_xyxy(rle))
+    height, width = bottom - top, right - left
+    if width <= 0:
+        return np.zeros((0, 0), dtype=np.bool_), 0, 0
+    ends = np.cumsum(runs(rle))
+    # Pixels go down the columns. A run that goes on in the next column fills the box from top to bottom there, so that
+    # in the box its pixels follow each other too.
+    changes = np.zeros(height * width + 1, dtype=np.int8)
+    for positions, change in ((ends[:-1:2], 1), (ends[1::2] - 1, -1)):
+        columns, rows = np.divmod(positions, int(rle["size"][0]))
+        changes[(columns - left) * height + rows - top + (change < 0)] += change
+    inside = np.cumsum(changes[:-1], dtype=np.int8).view(np.bool_)
+    return inside.reshape(width, height).T, left, top
 
 
 def runs(rle: Rle) -> npt.NDArray[np.int64]:
@@ -249,11 +271,10 @@ def rle_to_polygons(rle: Rle) -> list[Polygon]:
     Returns:
         One `Polygon` per 8-connected part, largest first; none for an empty mask.
     """
-    left, top, right, bottom = (int(v) for v in box_xyxy(rle))
-    if right <= left:
+    patch, left, top = decode_crop(rle)
+    if not patch.size:
         return []
-    patch = decode(rle)[top:bottom, left:right].view(np.uint8)
-    doubled = np.repeat(np.repeat(patch, 2, axis=0), 2, axis=1)
+    doubled = np.repeat(np.repeat(patch.view(np.uint8), 2, axis=0), 2, axis=1)
     contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(2 * left, 2 * top))
     outlines = [_through_sides(contour.reshape(-1, 2)) for contour in contours]
     holes: dict[int, list[npt.NDArray[np.float64]]] = {}

@@ -63,7 +63,7 @@ def test_gradients_reach_every_parameter(model: Yolact, draw: Callable) -> None:
     sum(losses(model, [draw(), draw(empty=True)]).values()).backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # A level without any positive or hard negative anchor may rest for one step; no other parameter may.
-    assert [name for name in without if not name.startswith("fpn.extra_blocks")] == []
+    assert [name for name in without if not name.startswith("fpn.downsample_layers")] == []
 
 
 def test_films_without_objects_teach_background(model: Yolact, draw: Callable) -> None:
@@ -72,7 +72,7 @@ def test_films_without_objects_teach_background(model: Yolact, draw: Callable) -
     assert parts["loss_mask"].item() == 0.0
     assert parts["loss_class"].item() > 0.0
     sum(parts.values()).backward()
-    bias = model.head.score.bias.grad.view(-1, len(CLASSES) + 1)
+    bias = model.prediction_layers[0].conf_layer.bias.grad.view(-1, len(CLASSES) + 1)
     assert bias[:, 0].sum() < 0
     assert torch.isfinite(bias).all()
 
@@ -150,7 +150,7 @@ def test_broken_input_and_broken_weights_are_refused(model: Yolact, draw: Callab
     with pytest.raises(DataError, match="boxes must have x1 < x2"):
         losses(model, [(image, {**target, "boxes": target["boxes"] * 0})])
     with torch.no_grad():
-        model.head.score.weight.fill_(float("nan"))
+        model.prediction_layers[0].conf_layer.weight.fill_(float("nan"))
     with pytest.raises(CheckpointError, match="outputs must be finite"):
         model.eval()([image])
 
@@ -164,6 +164,10 @@ def test_broken_input_and_broken_weights_are_refused(model: Yolact, draw: Callab
         ({"aspect_ratios": ()}, "at least 1 item"),
         ({"anchor_sizes": (0.1, 0.2)}, "Field required"),
         ({"mask_loss_weight": -1}, "greater than or equal to 0"),
+        ({"preset": "own"}, "Input should be 'radiograph' or 'original'"),
+        ({"preset": "original", "image_size": "large"}, "valid integer"),
+        ({"backbone": "darknet53", "deformable_interval": 1}, "darknet53 has neither deformable convolutions"),
+        ({"backbone": "darknet53", "backbone_weights": "imagenet"}, "nor weights to download"),
         ({"negative_iou": 0.6}, "negative_iou must not be above positive_iou, got 0.6 and 0.5"),
     ],
 )
@@ -175,14 +179,115 @@ def test_settings_out_of_range_are_refused(settings: dict[str, object], message:
 def test_options_that_shape_the_network() -> None:
     options = SMALL.model_copy(update={"head_convs": 2, "prototype_convs": 0, "aspect_ratios": (1.0,), "prototypes": 5})
     model = build(options, CLASSES)
-    assert model.head.coefficient.out_channels == 2 * 5
-    assert len(model.head.trunk) == 4
+    assert model.prediction_layers[0].mask_layer.out_channels == 2 * 5
+    assert len(model.prediction_layers[0].upfeature) == 4
     result = model.eval()([torch.rand(3, 64, 64)])
     assert isinstance(result, list)
 
 
-@pytest.mark.parametrize("name", ["head.box.weight", "head.coefficient.weight", "protonet.0.weight"])
+@pytest.mark.parametrize(
+    "name", ["prediction_layers.0.bbox_layer.weight", "prediction_layers.0.mask_layer.weight", "proto_net.0.weight"]
+)
 def test_boxes_and_masks_must_be_numbers_too(model: Yolact, name: str) -> None:
     torch.nn.init.constant_(model.get_parameter(name), float("nan"))
     with torch.inference_mode(), pytest.raises(CheckpointError, match="outputs must be finite"):
         model.eval()([torch.rand(3, 90, 70)])
+
+
+def test_the_original_preset_fills_what_is_not_set() -> None:
+    options = Options(preset="original", image_size=400, nms="ordinary", aspect_ratios=(1.0,))
+    assert [round(side * 400, 6) for side in options.anchor_sizes] == [17, 34, 69, 139, 279]
+    assert options.aspect_ratios == (1.0,)
+    assert (options.mask_crop, options.mask_targets, options.film_tone) == ("prototype", "binary", "stored")
+    assert options.masks_per_film == 100
+    assert Options(preset="original", image_size=700).masks_per_film == 300
+    assert Options(**options.model_dump()) == options
+    assert Options().film_tone == "window"
+
+
+VARIANTS = {
+    "original": {"preset": "original"},
+    "darknet": {"backbone": "darknet53"},
+    "plus": {"deformable_interval": 1, "mask_rescoring": True},
+    "fine": {"fine_prototypes": True, "boundary_weight": 2.0, "box_expansion": 0.1},
+    "focal": {"class_loss": "focal", "masks_per_film": 3},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_train_in_every_part_and_find(name: str, draw: Callable, check_contract: Callable) -> None:
+    torch.manual_seed(0)
+    model = build(Options(**{**SMALL.model_dump(exclude={"preset"}, exclude_unset=True), **VARIANTS[name]}), CLASSES)
+    if model.fine_prototypes is not None:
+        # Its last layer starts at zero, and holds back the gradients of those before it for one step.
+        torch.nn.init.normal_(model.fine_prototypes.last.weight)
+    if model.maskiou_net is not None:
+        torch.nn.init.constant_(model.maskiou_net.maskiou_net[10].bias, 0.5)
+    image, target = draw()
+    parts = losses(model, [(image, target), draw(empty=True)])
+    assert ("loss_rescoring" in parts) == (name == "plus")
+    assert all(torch.isfinite(part) for part in parts.values())
+    sum(parts.values()).backward()
+    resting = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # Levels that no anchor of the films falls on, and ReLUs of the rescoring network that are all shut at the start.
+    assert [n for n in resting if not n.startswith(("fpn.downsample_layers", "maskiou_net"))] == []
+    model.options.score_threshold = 0.0
+    with torch.inference_mode():
+        found = model.eval()([image])[0]
+    assert len(found) > 0
+    check_contract(found, image, len(CLASSES))
+
+
+def test_fine_prototypes_start_as_the_coarse_ones_enlarged() -> None:
+    torch.manual_seed(0)
+    fine = build(SMALL.model_copy(update={"fine_prototypes": True}), CLASSES).eval()
+    coarse = build(SMALL, CLASSES).eval()
+    coarse.load_state_dict(fine.state_dict(), strict=False)
+    batch, _ = coarse.prepare([torch.rand(3, 128, 128)])
+    with torch.inference_mode():
+        small, large = coarse.network(batch).prototypes, fine.network(batch).prototypes
+    assert large.shape[-2:] == (64, 64)
+    assert torch.allclose(torch.nn.functional.avg_pool2d(large, 2)[..., 2:-2, 2:-2], small[..., 2:-2, 2:-2], atol=0.2)
+
+
+def test_the_original_preprocessing_stretches_and_scales_as_it_does() -> None:
+    model = build(Options(preset="original", image_size=64, backbone="resnet18"), CLASSES)
+    film = torch.full((3, 100, 50), 200 / 255)
+    batch, sizes = model.prepare([film])
+    assert batch.shape == (1, 3, 64, 64)
+    assert sizes == [(64, 64)]
+    # Its means and deviations in 0..255, red first.
+    expected = torch.tensor([(200 - 123.68) / 58.40, (200 - 116.78) / 57.12, (200 - 103.94) / 57.38])
+    assert torch.allclose(batch.amax(dim=(0, 2, 3)), expected, atol=1e-4)
+    darknet = build(Options(preset="original", image_size=64, backbone="darknet53"), CLASSES)
+    assert torch.allclose(darknet.prepare([film])[0], torch.tensor(200 / 255), atol=1e-6)
+
+
+def test_rescoring_multiplies_the_scores(draw: Callable) -> None:
+    torch.manual_seed(0)
+    options = SMALL.model_copy(update={"mask_rescoring": True, "score_threshold": 0.0})
+    model = build(options, CLASSES).eval()
+    plain = build(options.model_copy(update={"mask_rescoring": False}), CLASSES).eval()
+    plain.load_state_dict({n: t for n, t in model.state_dict().items() if "maskiou" not in n})
+    with torch.no_grad():
+        model.maskiou_net.maskiou_net[10].weight.zero_()
+        model.maskiou_net.maskiou_net[10].bias.copy_(torch.tensor([0.5, 0.25, 2.0]))
+    image, _ = draw()
+    with torch.inference_mode():
+        rescored, scored = model([image])[0], plain([image])[0]
+    by_label = dict(zip([1, 2, 3], [0.5, 0.25, 1.0], strict=True))
+    expected = sorted(
+        s * by_label[c] for s, c in zip(scored.scores.tolist(), scored.category_ids.tolist(), strict=True)
+    )
+    np.testing.assert_allclose(sorted(rescored.scores.tolist()), expected, rtol=1e-5)
+
+
+def test_frozen_stages_of_darknet_and_deformable_networks_stay() -> None:
+    darknet = build(SMALL.model_copy(update={"backbone": "darknet53", "trainable_layers": 2}), CLASSES)
+    trained = {n.split(".")[2] for n, p in darknet.named_parameters() if n.startswith("backbone") and p.requires_grad}
+    assert trained == {"3", "4"}
+    frozen = build(SMALL.model_copy(update={"backbone": "darknet53", "frozen_batch_norm": True}), CLASSES).train()
+    assert not frozen.backbone.layers[0][0][1].training
+    plus = build(SMALL.model_copy(update={"deformable_interval": 1, "trainable_layers": 1}), CLASSES)
+    assert not plus.backbone.layers[1][0].conv2.bias.requires_grad
+    assert plus.backbone.layers[3][0].conv2.conv_offset_mask.weight.requires_grad

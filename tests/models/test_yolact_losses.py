@@ -9,11 +9,15 @@ from torchvision.ops import box_iou
 from vertinst.models._yolact_losses import (
     BACKGROUND,
     NEUTRAL,
-    class_loss,
-    coverage,
+    boundary_weights,
+    crop_to_boxes,
+    focal_loss,
+    mask_iou_loss,
     mask_loss,
     match_anchors,
+    ohem_loss,
     semantic_loss,
+    shrink_masks,
 )
 
 
@@ -64,7 +68,7 @@ def test_three_hard_negatives_for_each_positive_and_no_neutral() -> None:
     labels = torch.zeros(2, 200, dtype=torch.int64)
     labels[0, :10], labels[0, 10:60] = 2, NEUTRAL
     labels[1, :6] = 1
-    class_loss(logits, labels, 3.0).backward()
+    ohem_loss(logits, labels, 3.0).backward()
     used = logits.grad.abs().sum(dim=-1) > 0
     assert used.sum(dim=1).tolist() == [10 + 30, 6 + 18]
     assert not used[labels == NEUTRAL].any()
@@ -76,28 +80,87 @@ def test_class_loss_of_uniform_scores() -> None:
     labels = torch.zeros(1, 100, dtype=torch.int64)
     labels[0, :5] = 1
     # 5 positives and 15 negatives of -log(1/4), divided by 5.
-    assert float(class_loss(torch.zeros(1, 100, 4), labels, 3.0)) == pytest.approx(4 * math.log(4))
+    assert float(ohem_loss(torch.zeros(1, 100, 4), labels, 3.0)) == pytest.approx(4 * math.log(4))
 
 
 def test_class_loss_with_too_few_anchors() -> None:
-    assert float(class_loss(torch.zeros(1, 2, 4), torch.zeros(1, 2, dtype=torch.int64), 3.0)) > 0
-    assert float(class_loss(torch.zeros(1, 2, 4), torch.full((1, 2), NEUTRAL), 3.0)) == 0
+    assert float(ohem_loss(torch.zeros(1, 2, 4), torch.zeros(1, 2, dtype=torch.int64), 3.0)) > 0
+    assert float(ohem_loss(torch.zeros(1, 2, 4), torch.full((1, 2), NEUTRAL), 3.0)) == 0
 
 
-def test_mask_loss_agrees_with_the_dense_form() -> None:
+def test_films_without_positives_bring_the_negatives_of_four() -> None:
+    logits = torch.zeros(2, 50, 4, requires_grad=True)
+    labels = torch.zeros(2, 50, dtype=torch.int64)
+    labels[1, 0] = 3
+    ohem_loss(logits, labels, 3.0).backward()
+    assert (logits.grad.abs().sum(dim=-1) > 0).sum(dim=1).tolist() == [12, 4]
+
+
+def test_focal_loss_by_hand() -> None:
+    logits = torch.zeros(1, 3, 3, requires_grad=True)
+    labels = torch.tensor([[0, 2, NEUTRAL]])
+    loss = focal_loss(logits, labels)
+    # Each of the two has p = 1/3; weights 0.75 and 0.25; one positive.
+    assert float(loss) == pytest.approx((2 / 3) ** 2 * math.log(3))
+    loss.backward()
+    assert float(logits.grad[0, 2].abs().sum()) == 0.0
+    assert float(focal_loss(torch.zeros(1, 4, 3), torch.zeros(1, 4).long())) == pytest.approx(
+        4 * 0.75 * (2 / 3) ** 2 * math.log(3)
+    )
+
+
+@pytest.mark.parametrize("expansion", [0.0, 0.1])
+def test_mask_loss_agrees_with_the_dense_form(expansion: float) -> None:
     generator = torch.Generator().manual_seed(1)
     prototypes = torch.rand(4, 20, 16, generator=generator)
     coefficients = torch.randn(5, 4, generator=generator)
     truth = torch.tensor([1, 0, 1, 2, 2])
     masks = torch.rand(3, 20, 16, generator=generator).round()
-    boxes = torch.tensor([[1.0, 2.0, 9.0, 12.0], [0.0, 0.0, 16.0, 20.0], [3.0, 5.0, 6.0, 6.0]])
+    boxes = torch.tensor([[1.3, 2.0, 9.0, 12.5], [0.0, 0.0, 16.0, 20.0], [3.0, 5.0, 6.0, 6.5]])
+    sides = boxes[:, 2:] - boxes[:, :2]
+    grown = torch.cat((boxes[:, :2] - expansion * sides, boxes[:, 2:] + expansion * sides), dim=1)
     probability = torch.sigmoid(torch.einsum("pk,khw->phw", coefficients, prototypes))
     dense = torch.nn.functional.binary_cross_entropy(probability, masks[truth], reduction="none")
-    expected = sum(
-        float(dense[i, y1:y2, x1:x2].sum()) / ((y2 - y1) * (x2 - x1))
-        for i, (x1, y1, x2, y2) in enumerate(boxes[truth].int().tolist())
-    )
-    assert float(mask_loss(prototypes, coefficients, truth, masks, boxes)) == pytest.approx(expected, rel=1e-5)
+    expected = (crop_to_boxes(dense, grown[truth]).sum(dim=(1, 2)) / sides[truth].prod(dim=1)).sum()
+    loss = mask_loss(prototypes, coefficients, truth, masks, boxes, box_expansion=expansion)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_crops_keep_a_pixel_beyond_the_box() -> None:
+    kept = crop_to_boxes(torch.ones(2, 6, 7), torch.tensor([[2.0, 3.0, 4.0, 4.5], [-9.0, -9.0, -2.0, 20.0]]))
+    assert kept[0].nonzero().tolist() == [[row, column] for row in (2, 3, 4, 5) for column in (1, 2, 3, 4)]
+    assert float(kept[1].sum()) == 0.0
+    assert crop_to_boxes(torch.ones(0, 6, 7), torch.zeros(0, 4)).shape == (0, 6, 7)
+
+
+def test_boundary_weights_lie_on_both_sides_of_the_contour() -> None:
+    mask = torch.zeros(1, 7, 7)
+    mask[0, :, :3] = 1
+    weights = boundary_weights(mask, 2.0)
+    assert weights[0, 0].tolist() == [1.0, 1.0, 3.0, 3.0, 1.0, 1.0, 1.0]
+    prototypes, coefficients = torch.zeros(1, 7, 7), torch.zeros(1, 1)
+    arguments = (prototypes, coefficients, torch.zeros(1).long(), mask, torch.tensor([[0.0, 0.0, 7.0, 7.0]]))
+    assert float(mask_loss(*arguments)) == pytest.approx(math.log(2))
+    assert float(mask_loss(*arguments, boundary_weight=2.0)) == pytest.approx(math.log(2) * (5 + 2 * 3) / 7)
+
+
+def test_the_rescoring_loss_compares_with_the_iou_of_large_masks() -> None:
+    masks = torch.zeros(2, 10, 10, requires_grad=True)
+    targets = torch.zeros(2, 10, 10)
+    targets[0, :, :5], targets[1, :5, :5] = 1, 1
+
+    def network(found: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        # The second truth has 25 pixels, and is left out.
+        assert labels.tolist() == [3]
+        return found.sum() * 0 + torch.tensor([0.75])
+
+    predicted = masks + 0.0
+    predicted = predicted.index_put((torch.tensor([0]),), torch.ones(10, 10))
+    loss = mask_iou_loss(predicted, targets, torch.tensor([3, 1]), network)
+    assert float(loss) == pytest.approx(0.5 * 0.25**2)
+    nothing = mask_iou_loss(predicted, targets * 0, torch.tensor([3, 1]), network)
+    nothing.backward()
+    assert float(nothing) == 0.0
 
 
 def test_mask_loss_of_tiny_and_outlying_boxes_is_finite() -> None:
@@ -116,11 +179,15 @@ def test_mask_loss_without_objects_is_a_zero_that_can_be_differentiated() -> Non
     assert float(loss) == 0.0
 
 
-def test_coverage_is_the_covered_fraction() -> None:
+def test_masks_on_a_coarser_grid() -> None:
     mask = torch.zeros(1, 6, 5)
     mask[0, :4, :2] = 1
-    assert coverage(mask, (8, 8), 4).tolist() == [[[0.5, 0.0], [0.0, 0.0]]]
-    assert coverage(torch.zeros(0, 6, 5), (8, 8), 4).shape == (0, 2, 2)
+    assert shrink_masks(mask, (8, 8), (2, 2), "soft").tolist() == [[[0.5, 0.0], [0.0, 0.0]]]
+    # At the centre of the first cell, between columns 1 and 2, the interpolated mask is exactly a half: not above it.
+    assert shrink_masks(mask, (8, 8), (2, 2), "binary").tolist() == [[[0.0, 0.0], [0.0, 0.0]]]
+    mask[0, :4, 2] = 1
+    assert shrink_masks(mask, (8, 8), (2, 2), "binary").tolist() == [[[1.0, 0.0], [0.0, 0.0]]]
+    assert shrink_masks(torch.zeros(0, 6, 5), (8, 8), (3, 2), "soft").shape == (0, 3, 2)
 
 
 def test_semantic_loss_takes_the_union_of_a_class() -> None:

@@ -26,6 +26,8 @@ def anchor_boxes(
     scales: tuple[float, ...],
     aspect_ratios: tuple[float, ...],
     device: torch.device,
+    *,
+    square: bool = False,
 ) -> Tensor:
     """Anchors of all levels, cached for each shape of input.
 
@@ -36,6 +38,8 @@ def anchor_boxes(
         scales: Factors on the side; each gives one more set of anchors.
         aspect_ratios: Width over height; the area stays that of the square.
         device: Where the result lies.
+        square: Anchors are as high as they are wide, whatever the ratio: what YOLACT's published weights were
+            trained with.
 
     Returns:
         (A, 4) float32 xyxy px: level by level, row by row, then column, scale and ratio. Anchors may reach
@@ -44,17 +48,16 @@ def anchor_boxes(
     # A tensor cached inside inference mode could never be used in training afterwards.
     with torch.inference_mode(mode=False):
         levels = [
-            _level(image_size, feature_size, _shapes(size_px, scales, aspect_ratios))
+            _level(image_size, feature_size, _shapes(size_px, scales, aspect_ratios, square))
             for feature_size, size_px in zip(feature_sizes, sizes_px, strict=True)
         ]
         return torch.cat(levels).to(device)
 
 
-def _shapes(size_px: float, scales: tuple[float, ...], aspect_ratios: tuple[float, ...]) -> Tensor:
+def _shapes(size_px: float, scales: tuple[float, ...], aspect_ratios: tuple[float, ...], square: bool) -> Tensor:
     """(K, 2) width and height in px."""
-    return torch.tensor(
-        [(size_px * s * math.sqrt(r), size_px * s / math.sqrt(r)) for s, r in product(scales, aspect_ratios)]
-    )
+    widths = [(size_px * scale * math.sqrt(ratio), ratio) for scale, ratio in product(scales, aspect_ratios)]
+    return torch.tensor([(width, width if square else width / ratio) for width, ratio in widths])
 
 
 def _level(image_size: tuple[int, int], feature_size: tuple[int, int], shapes: Tensor) -> Tensor:

@@ -32,21 +32,32 @@ class FilmTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
 
     Args:
         image_size: Longest side after resizing, in px. Smaller films are enlarged. The aspect is kept.
+        mean: Subtracted from red, green and blue.
+        std: Red, green and blue are divided by it.
+        stretch: Make all films squares of `image_size` by bilinear samples alone, as the original YOLACT does.
     """
 
-    def __init__(self, image_size: int) -> None:
-        super().__init__(image_size, image_size, IMAGE_MEAN, IMAGE_STD)
+    def __init__(
+        self,
+        image_size: int,
+        *,
+        mean: Sequence[float] = IMAGE_MEAN,
+        std: Sequence[float] = IMAGE_STD,
+        stretch: bool = False,
+    ) -> None:
+        super().__init__(image_size, image_size, list(mean), list(std), size_divisible=1 if stretch else 32)
         self.image_size = image_size
+        self.stretch = stretch
 
     def resize(self, image: Tensor, target: Target | None = None) -> tuple[Tensor, Target | None]:
         """Resize one film `(3, H, W)` and, where given, its `boxes` and `masks`."""
         height, width = image.shape[-2:]
-        size = _fit((height, width), self.image_size)
-        image = _resample(image[None], size)[0]
+        size = (self.image_size, self.image_size) if self.stretch else _fit((height, width), self.image_size)
+        image = _resample(image[None], size, smooth=not self.stretch)[0]
         if target is None:
             return image, None
         scale = target["boxes"].new_tensor([size[1] / width, size[0] / height] * 2)
-        masks = _resample(target["masks"].to(image.dtype)[:, None], size)[:, 0]
+        masks = _resample(target["masks"].to(image.dtype)[:, None], size, smooth=not self.stretch)[:, 0]
         return image, {**target, "boxes": target["boxes"] * scale, "masks": masks}
 
     def postprocess(
@@ -149,9 +160,9 @@ def _fit(size: tuple[int, int], longest: int) -> tuple[int, int]:
     return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
 
 
-def _resample(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+def _resample(pixels: Tensor, size: tuple[int, int], *, smooth: bool) -> Tensor:
     if tuple(pixels.shape[-2:]) == size:
         return pixels
     if pixels.shape[0] == 0:
         return pixels.new_zeros((0, pixels.shape[1], *size))
-    return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
+    return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=smooth)

@@ -2,36 +2,46 @@
 
 A feature pyramid feeds two branches: one gives `prototypes` for the whole film, the other gives class, box and mask
 coefficients for each anchor. A mask is the sigmoid of the coefficients' combination of prototypes, cropped to its box.
+YOLACT++ (2020, arXiv 1912.06218) adds deformable convolutions, more anchors and a network that rescores masks.
+
+With `preset: original` everything computes what github.com/dbolya/yolact computes, and its checkpoints fit.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models._utils import IntermediateLayerGetter
-from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from vertinst.models import _yolact_losses as losses
 from vertinst.models._anchors import anchor_boxes, decode_boxes, encode_boxes
-from vertinst.models._backbones import BackboneName, BackboneWeights, resnet, stage_channels
+from vertinst.models._backbones import BackboneName, BackboneWeights
 from vertinst.models._inputs import FilmTransform, Target, check_images, check_outputs, check_targets
 from vertinst.models._instances import to_instances
-from vertinst.models._yolact_detection import assemble_masks, fast_nms, paste_masks
-from vertinst.models._yolact_losses import class_loss, coverage, mask_loss, match_anchors, semantic_loss
+from vertinst.models._yolact_backbones import Darknet53, ResNet
+from vertinst.models._yolact_detection import Detections, Nms, select
+from vertinst.models._yolact_losses import MaskTargets
+from vertinst.models._yolact_masks import film_masks
+from vertinst.models._yolact_network import FPN, FineProtoNet, MaskIoUNet, PredictionHead, proto_net, xavier
 from vertinst.structures import Instances
 
-__all__ = ["Options", "Yolact", "build"]
+__all__ = ["Options", "Raw", "Yolact", "build"]
 
-# P3 has stride 8; prototypes have twice its resolution.
-SEMANTIC_STRIDE = 8
-PROTOTYPE_STRIDE = 4
-# Softmax mass of all classes together in an untrained network: most anchors are background.
-FOREGROUND_PRIOR = 0.05
+# P3..P7: each level has half the size of the one before, rounded up.
+STRIDES = (8, 16, 32, 64, 128)
+STEM_CHANNELS = 64
+
+# Side of the square anchors that the original uses at 550 px, and the size they are meant for.
+ORIGINAL_SIZE = 550
+ORIGINAL_ANCHORS_PX = (24, 48, 96, 192, 384)
+# Red, green and blue; the original counts in 0..255.
+ORIGINAL_MEAN = tuple(value / 255 for value in (123.68, 116.78, 103.94))
+ORIGINAL_STD = tuple(value / 255 for value in (58.40, 57.12, 57.38))
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -39,66 +49,134 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Options(BaseModel, extra="forbid"):
-    """Settings of YOLACT. The defaults are the paper's 550 px network with ResNet-50 and anchors for vertebrae.
+    """Settings of YOLACT. The defaults are the paper's 550 px network with ResNet-50, made for vertebrae.
 
     Attributes:
+        preset: `radiograph`: the defaults below. `original`: those of the original implementation instead, for
+            everything that is not set.
+        preprocessing: `radiograph`: the film's percentile window, the aspect kept, smooth reduction. `original`: grey
+            values as stored, stretched to `image_size` squared by bilinear samples, the original's means.
         backbone: Network that extracts the features.
-        backbone_weights: `imagenet` downloads torchvision's weights when the model is built.
+        backbone_weights: `imagenet` downloads torchvision's weights when the model is built; not for `darknet53`.
         frozen_batch_norm: Constant batch norm in the backbone: for batches of one to three films, with weights.
         trainable_layers: Stages of the backbone that are trained, counted from its output.
-        image_size: Longest side of the film inside the network, px; the aspect is kept.
+        deformable_interval: YOLACT++: every so many blocks of stages 2 to 4 have a deformable convolution; 0 for none.
+        image_size: Longest side of the film inside the network, px.
         channels: Width of pyramid, prototype branch and prediction head.
         prototypes: Number of prototype masks.
         prototype_convs: 3x3 convolutions before the prototypes are doubled in size.
+        fine_prototypes: Prototypes at half the film's resolution instead of a quarter: calmer contours, more memory.
         head_convs: 3x3 convolutions that class, box and coefficients share.
+        mask_rescoring: YOLACT++: scores are multiplied by the IoU that a small network expects of the mask.
         anchor_sizes: Side of the square anchor on P3..P7, as a fraction of `image_size`. A vertebra (0.1 to 0.15) so
             falls on P3, whose fine grid gives it several anchors; the paper's (0.044, 0.087, ...) would put it on P4.
         anchor_scales: Factors on the sides. Two an octave: vertebrae of a film differ less than an octave.
         aspect_ratios: Width over height. The outer ones serve rods and screws.
+        square_anchors: Anchors are as high as wide, whatever the ratio: what the published weights were trained with.
         positive_iou: An anchor with at least this IoU with a truth is trained as that truth.
         negative_iou: An anchor with less IoU than this with any truth is trained as background.
-        negatives_per_positive: Hardest background anchors per positive one.
+        class_loss: `ohem`: cross-entropy of the positives and the hardest negatives. `focal`: of all, easy ones hardly
+            counting.
+        negatives_per_positive: Hardest background anchors per positive one, with `ohem`.
+        mask_targets: `soft`: how much of a cell the mask covers. `binary`: whether it covers the cell's centre.
+        masks_per_film: So many positive anchors of a film, drawn at random, enter the mask loss; null for all.
+        boundary_weight: What pixels at the contour count more in the mask loss; 0 for no difference.
         class_loss_weight: Factor on the class loss.
         box_loss_weight: Factor on the box loss.
         mask_loss_weight: Factor on the mask loss.
         semantic_loss_weight: Factor on the auxiliary semantic loss.
+        rescoring_loss_weight: Factor on the loss of the rescoring network.
         score_threshold: Detections must score more than this.
-        nms_iou_threshold: Fast NMS drops what overlaps a better box of its class by more than this IoU.
+        second_threshold: Every class of a detection must, not only its best one.
+        nms: `fast`, `cross_class` (Fast NMS of all classes together) or `ordinary`.
+        nms_iou_threshold: NMS drops what overlaps a better box by more than this IoU.
         top_k: Candidates of a class that Fast NMS looks at.
         max_detections: Most detections of a film.
+        mask_crop: Masks are cut at their box in pixels of the `film`, or of the `prototypes` and then enlarged.
+        mask_interpolation: What is enlarged to the film: `logit` or `probability`.
+        box_expansion: Share of its sides by which a mask may reach beyond its box on each side, in training too.
     """
 
-    backbone: BackboneName = "resnet50"
+    preset: Literal["radiograph", "original"] = "radiograph"
+    preprocessing: Literal["radiograph", "original"] = "radiograph"
+    backbone: BackboneName | Literal["darknet53"] = "resnet50"
     backbone_weights: BackboneWeights = "none"
     frozen_batch_norm: bool = False
     trainable_layers: int = Field(5, ge=0, le=5)
+    deformable_interval: int = Field(0, ge=0, le=8)
     image_size: int = Field(550, ge=64, le=4096)
     channels: int = Field(256, ge=8, le=1024)
     prototypes: int = Field(32, ge=1, le=256)
     prototype_convs: int = Field(3, ge=0, le=8)
+    fine_prototypes: bool = False
     head_convs: int = Field(1, ge=0, le=8)
+    mask_rescoring: bool = False
     anchor_sizes: tuple[Positive, Positive, Positive, Positive, Positive] = (0.07, 0.14, 0.28, 0.56, 1.0)
     anchor_scales: tuple[Positive, ...] = Field((1.0, math.sqrt(2.0)), min_length=1)
     aspect_ratios: tuple[Positive, ...] = Field((0.35, 1.0, 2.5), min_length=1)
+    square_anchors: bool = False
     positive_iou: Fraction = 0.5
     negative_iou: Fraction = 0.4
+    class_loss: Literal["ohem", "focal"] = "ohem"
     negatives_per_positive: Positive = 3.0
+    mask_targets: MaskTargets = "soft"
+    masks_per_film: int | None = Field(None, ge=1)
+    boundary_weight: Weight = 0.0
     class_loss_weight: Weight = 1.0
     box_loss_weight: Weight = 1.5
     mask_loss_weight: Weight = 6.125
     semantic_loss_weight: Weight = 1.0
+    rescoring_loss_weight: Weight = 25.0
     score_threshold: Fraction = 0.05
+    second_threshold: bool = True
+    nms: Nms = "fast"
     nms_iou_threshold: Fraction = 0.5
     top_k: int = Field(200, ge=1)
     max_detections: int = Field(100, ge=1)
+    mask_crop: Literal["film", "prototype"] = "film"
+    mask_interpolation: Literal["logit", "probability"] = "logit"
+    box_expansion: float = Field(0.0, ge=0, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_preset(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("preset") == "original":
+            return {**_original(values), **values}
+        return values
 
     @model_validator(mode="after")
-    def _ordered(self) -> Options:
+    def _consistent(self) -> Options:
         if self.negative_iou > self.positive_iou:
             raise ValueError(
                 f"negative_iou must not be above positive_iou, got {self.negative_iou} and {self.positive_iou}"
             )
+        if self.backbone == "darknet53" and (self.deformable_interval or self.backbone_weights != "none"):
+            raise ValueError("darknet53 has neither deformable convolutions nor weights to download")
         return self
+
+    @property
+    def film_tone(self) -> Literal["window", "stored"]:
+        """How films are to be read for this network; see `read_film`."""
+        return "window" if self.preprocessing == "radiograph" else "stored"
+
+
+def _original(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults of the original where they differ from ours, for its sizes 400, 550 and 700 and any other."""
+    size = values.get("image_size", ORIGINAL_SIZE)
+    # A size that is no number is refused with the other fields.
+    size = size if isinstance(size, int) and size > 0 else ORIGINAL_SIZE
+    return {
+        "preprocessing": "original",
+        "anchor_sizes": tuple(int(side / ORIGINAL_SIZE * size) / size for side in ORIGINAL_ANCHORS_PX),
+        "anchor_scales": (1.0,),
+        "aspect_ratios": (1.0, 0.5, 2.0),
+        "square_anchors": True,
+        "mask_targets": "binary",
+        "masks_per_film": 300 if size >= 700 else 100,
+        "second_threshold": False,
+        "mask_crop": "prototype",
+        "mask_interpolation": "probability",
+    }
 
 
 def build(options: Options, classes: tuple[str, ...]) -> Yolact:
@@ -120,57 +198,11 @@ class Raw(NamedTuple):
     coefficients: Tensor
     """(B, A, k) in -1..1."""
     prototypes: Tensor
-    """(B, k, h, w) >= 0 at stride 4."""
-    anchors: Tensor
-    """(A, 4) xyxy px of the resized film."""
-
-
-class ProtoNet(nn.Sequential):
-    """Prototype masks from P3 (section 3.1 of the paper; ReLU makes the prototypes easy to read)."""
-
-    def __init__(self, channels: int, prototypes: int, convs: int) -> None:
-        layers: list[nn.Module] = []
-        for _ in range(convs):
-            layers += _conv3x3(channels)
-        layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
-        layers += _conv3x3(channels)
-        layers += [nn.Conv2d(channels, prototypes, 1), nn.ReLU(inplace=True)]
-        super().__init__(*layers)
-
-
-class PredictionHead(nn.Module):
-    """Boxes, classes and coefficients of one level; the same weights serve all levels (figure 4 of the paper)."""
-
-    def __init__(self, channels: int, anchors: int, classes: int, prototypes: int, convs: int) -> None:
-        super().__init__()
-        self.widths = (4, classes + 1, prototypes)
-        self.trunk = nn.Sequential(*(layer for _ in range(convs) for layer in _conv3x3(channels)))
-        self.box = nn.Conv2d(channels, anchors * 4, 3, padding=1)
-        self.score = nn.Conv2d(channels, anchors * (classes + 1), 3, padding=1)
-        self.coefficient = nn.Conv2d(channels, anchors * prototypes, 3, padding=1)
-
-    def start_as_background(self) -> None:
-        """Small score weights and a bias towards background: the first steps are then calm (arXiv 1708.02002, 4.1)."""
-        classes = self.widths[1] - 1
-        bias = torch.zeros(self.score.out_channels // self.widths[1], self.widths[1])
-        bias[:, 0] = math.log(classes * (1 - FOREGROUND_PRIOR) / FOREGROUND_PRIOR)
-        with torch.no_grad():
-            nn.init.normal_(self.score.weight, std=0.01)
-            self.score.bias.copy_(bias.flatten())  # type: ignore[union-attr]
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (B, c, h, w) to (B, h * w * anchors, 4), (..., C + 1) and (..., k)."""
-        features = self.trunk(features)
-        outputs = (self.box(features), self.score(features), torch.tanh(self.coefficient(features)))
-        deltas, logits, coefficients = (
-            output.permute(0, 2, 3, 1).reshape(len(output), -1, width)
-            for output, width in zip(outputs, self.widths, strict=True)
-        )
-        return deltas, logits, coefficients
+    """(B, k, h, w) >= 0 at stride 4, or 2 where they are fine."""
 
 
 class Yolact(nn.Module):
-    """YOLACT: losses in training, `Instances` in evaluation.
+    """YOLACT: losses in training, instances in evaluation.
 
     Args:
         options: Settings.
@@ -181,28 +213,29 @@ class Yolact(nn.Module):
         super().__init__()
         self.options = options
         self.classes = classes
-        self.transform = FilmTransform(options.image_size)
-        body = resnet(
-            options.backbone,
-            options.backbone_weights,
-            frozen_batch_norm=options.frozen_batch_norm,
-            trainable_layers=options.trainable_layers,
-        )
+        self.transform = _transform(options)
+        self.backbone = _backbone(options)
         channels = options.channels
-        self.body = IntermediateLayerGetter(body, {"layer2": "p3", "layer3": "p4", "layer4": "p5"})
-        self.fpn = FeaturePyramidNetwork(
-            list(stage_channels(body)[1:]), channels, extra_blocks=LastLevelP6P7(channels, channels)
-        )
+        self.fpn = FPN(self.backbone.channels, channels)
+        self.proto_net = proto_net(channels, options.prototypes, options.prototype_convs)
         anchors = len(options.anchor_scales) * len(options.aspect_ratios)
-        self.protonet = ProtoNet(channels, options.prototypes, options.prototype_convs)
-        self.head = PredictionHead(channels, anchors, classes, options.prototypes, options.head_convs)
-        self.semantic = nn.Conv2d(channels, classes, 1)
-        for part in (self.protonet, self.head, self.semantic):
-            part.apply(_xavier)
-        self.head.start_as_background()
+        head = PredictionHead(channels, anchors, classes, options.prototypes, options.head_convs)
+        # One head for all levels; the list is the original's.
+        self.prediction_layers = nn.ModuleList([head])
+        self.semantic_seg_conv = nn.Conv2d(channels, classes, 1)
+        self.fine_prototypes = (
+            FineProtoNet(channels, STEM_CHANNELS, options.prototypes) if options.fine_prototypes else None
+        )
+        self.maskiou_net = MaskIoUNet(classes) if options.mask_rescoring else None
+        for name, part in self.named_children():
+            if name != "backbone":
+                part.apply(xavier)
+        head.start_as_background()
+        if self.fine_prototypes is not None:
+            self.fine_prototypes.start_as_interpolation()
 
     def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> dict[str, Tensor] | list[Instances]:
-        """Losses in training, detections in evaluation.
+        """Losses in training, instances in evaluation.
 
         Args:
             images: Float tensors (3, H, W), 0..1, of any sizes.
@@ -210,102 +243,237 @@ class Yolact(nn.Module):
                 (N, H, W) bool or uint8; N = 0 is fine.
 
         Returns:
-            In training the weighted scalars `loss_class`, `loss_box`, `loss_mask` and `loss_semantic`, float32;
-            their sum is to be minimised. Else the `Instances` of each film in its own pixels, best score first, no
-            mask reaching outside of its box; none where nothing was found.
+            In training the weighted scalars `loss_class`, `loss_box`, `loss_mask` and `loss_semantic`, with
+            `mask_rescoring` also `loss_rescoring`, float32; their sum is to be minimised. Else one `Instances` a
+            film, in its own pixels, best score first.
 
         Raises:
             DataError: Films or targets are unusable (see `vertinst.models._inputs`).
             CheckpointError: In evaluation the network's outputs are not finite.
         """
-        check_images(images)
-        checked = check_targets(images, targets, self.classes) if self.training else None
-        batch, resized = self.transform(images, checked)
-        levels = list(self.fpn(self.body(batch.tensors)).values())
-        raw = self._predict(levels, batch.tensors)
-        with torch.autocast(batch.tensors.device.type, enabled=False):
-            if self.training:
-                semantic = self.semantic(levels[0].float())
-                return self._losses(raw, semantic, resized, tuple(batch.tensors.shape[-2:]))
-            sizes = [(image.shape[1], image.shape[2]) for image in images]
-            return [self._detect(raw, i, size, batch.image_sizes[i]) for i, size in enumerate(sizes)]
+        if self.training:
+            check_images(images)
+            batch, resized = self.transform(images, check_targets(images, targets, self.classes))
+            raw, p3 = self._compute(batch.tensors)
+            with torch.autocast(batch.tensors.device.type, enabled=False):
+                return self._losses(raw, self.semantic_seg_conv(p3.float()), resized, _size(batch.tensors))
+        batch, resized_sizes = self.prepare(images)
+        raw = self.network(batch)
+        return self.detect(raw, _size(batch), [(i.shape[1], i.shape[2]) for i in images], resized_sizes)
 
-    def _predict(self, levels: list[Tensor], batch: Tensor) -> Raw:
+    def prepare(self, images: list[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
+        """Films as the network takes them.
+
+        Args:
+            images: As in `forward`.
+
+        Returns:
+            The batch (B, 3, h, w), and the size (h, w) of each film within it.
+        """
+        check_images(images)
+        batch, _ = self.transform(images)
+        return batch.tensors, batch.image_sizes
+
+    def network(self, batch: Tensor) -> Raw:
+        """All that is learnt, from a batch (B, 3, h, w) to float32 outputs: tensors alone, to be exported whole."""
+        return self._compute(batch)[0]
+
+    def _compute(self, batch: Tensor) -> tuple[Raw, Tensor]:
+        """The network's outputs, and P3 for the semantic loss."""
+        features = self.backbone(batch)
+        levels = self.fpn(features[1:])
+        inner = self.proto_net[:-1](levels[0])
+        prototypes = self.proto_net[-1](inner)
+        if self.fine_prototypes is not None:
+            prototypes = self.fine_prototypes(prototypes, inner, features.stem)
+        outputs = [self.prediction_layers[0](level) for level in levels]
+        deltas, logits, coefficients = (torch.cat(parts, dim=1).float() for parts in zip(*outputs, strict=True))
+        return Raw(deltas, logits, coefficients, F.relu(prototypes).float()), levels[0]
+
+    def _anchors(self, batch_size: tuple[int, int], device: torch.device) -> Tensor:
         options = self.options
-        anchors = anchor_boxes(
-            tuple(batch.shape[-2:]),
-            tuple(tuple(level.shape[-2:]) for level in levels),
+        return anchor_boxes(
+            batch_size,
+            tuple((-(-batch_size[0] // stride), -(-batch_size[1] // stride)) for stride in STRIDES),
             tuple(size * options.image_size for size in options.anchor_sizes),
             options.anchor_scales,
             options.aspect_ratios,
-            batch.device,
+            device,
+            square=options.square_anchors,
         )
-        outputs = [self.head(level) for level in levels]
-        deltas, logits, coefficients = (torch.cat(parts, dim=1).float() for parts in zip(*outputs, strict=True))
-        return Raw(deltas, logits, coefficients, self.protonet(levels[0]).float(), anchors)
 
     def _losses(
         self, raw: Raw, semantic: Tensor, targets: list[Target], padded_size: tuple[int, int]
     ) -> dict[str, Tensor]:
         options = self.options
+        anchors = self._anchors(padded_size, raw.deltas.device)
         assigned = [
-            match_anchors(raw.anchors, target["boxes"], options.positive_iou, options.negative_iou)
+            losses.match_anchors(anchors, target["boxes"], options.positive_iou, options.negative_iou)
             for target in targets
         ]
         labels = torch.stack([_anchor_labels(a, t["labels"]) for a, t in zip(assigned, targets, strict=True)])
-        box = raw.deltas.sum() * 0.0
-        mask = raw.prototypes.sum() * 0.0
-        fine = [coverage(target["masks"], padded_size, PROTOTYPE_STRIDE) for target in targets]
-        for film, (target, anchor_truth) in enumerate(zip(targets, assigned, strict=True)):
-            positive = (anchor_truth >= 0).nonzero()[:, 0]
-            truth = anchor_truth[positive]
-            wanted = encode_boxes(target["boxes"][truth], raw.anchors[positive])
+        size, coarse_size = _size(raw.prototypes), _size(semantic)
+        box, mask, rescoring = (raw.prototypes.sum() + raw.deltas.sum()) * raw.deltas.new_zeros(3)
+        for film, (target, truth) in enumerate(zip(targets, assigned, strict=True)):
+            positive = (truth >= 0).nonzero()[:, 0]
+            wanted = encode_boxes(target["boxes"][truth[positive]], anchors[positive])
             box = box + F.smooth_l1_loss(raw.deltas[film, positive], wanted, reduction="sum")
-            mask = mask + mask_loss(
-                raw.prototypes[film],
-                raw.coefficients[film, positive],
-                truth,
-                fine[film],
-                target["boxes"] / PROTOTYPE_STRIDE,
-            )
-        positives = max(int((labels > 0).sum()), 1)
-        ratio = SEMANTIC_STRIDE // PROTOTYPE_STRIDE
-        coarse = [F.avg_pool2d(masks[:, None], ratio)[:, 0] for masks in fine]
-        return {
-            "loss_class": options.class_loss_weight * class_loss(raw.logits, labels, options.negatives_per_positive),
+            masks = losses.shrink_masks(target["masks"], padded_size, size, options.mask_targets)
+            film_mask, film_rescoring = self._mask_losses(raw, film, positive, truth, target, masks, padded_size)
+            mask, rescoring = mask + film_mask, rescoring + film_rescoring
+        positives = (labels > 0).sum().clamp(min=1)
+        coarse = [losses.shrink_masks(t["masks"], padded_size, coarse_size, options.mask_targets) for t in targets]
+        parts = {
+            "loss_class": options.class_loss_weight * self._class_loss(raw.logits, labels),
             "loss_box": options.box_loss_weight * box / positives,
             "loss_mask": options.mask_loss_weight * mask / positives,
             "loss_semantic": options.semantic_loss_weight
-            * semantic_loss(semantic, [target["labels"] for target in targets], coarse),
+            * losses.semantic_loss(semantic, [target["labels"] for target in targets], coarse),
         }
+        if self.maskiou_net is not None:
+            parts["loss_rescoring"] = options.rescoring_loss_weight * rescoring / positives
+        return parts
 
-    def _detect(self, raw: Raw, film: int, image_size: tuple[int, int], resized: tuple[int, int]) -> Instances:
+    def _class_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.options.class_loss == "focal":
+            return losses.focal_loss(logits, labels)
+        return losses.ohem_loss(logits, labels, self.options.negatives_per_positive)
+
+    def _mask_losses(
+        self,
+        raw: Raw,
+        film: int,
+        positive: Tensor,
+        assigned: Tensor,
+        target: Target,
+        masks: Tensor,
+        padded_size: tuple[int, int],
+    ) -> tuple[Tensor, Tensor]:
+        """Mask loss and rescoring loss of one film, both summed over its positive anchors."""
+        options, most = self.options, self.options.masks_per_film
+        scale = 1.0
+        if most is not None and len(positive) > most:
+            scale = len(positive) / most
+            positive = positive[torch.randperm(len(positive), device=positive.device)[:most]]
+        truth = assigned[positive]
+        prototypes, coefficients = raw.prototypes[film], raw.coefficients[film, positive]
+        height, width = _size(prototypes)
+        boxes = target["boxes"] * target["boxes"].new_tensor([width / padded_size[1], height / padded_size[0]] * 2)
+        loss = losses.mask_loss(
+            prototypes,
+            coefficients,
+            truth,
+            masks,
+            boxes,
+            box_expansion=options.box_expansion,
+            boundary_weight=options.boundary_weight,
+        )
+        if self.maskiou_net is None:
+            return loss * scale, loss.new_zeros(())
+        cropped = losses.crop_to_boxes(_assemble(prototypes, coefficients), boxes[truth])
+        labels = target["labels"][truth]
+        return loss * scale, losses.mask_iou_loss(cropped, masks[truth], labels, self.maskiou_net)
+
+    def detect(
+        self, raw: Raw, batch_size: tuple[int, int], image_sizes: list[tuple[int, int]], sizes: list[tuple[int, int]]
+    ) -> list[Instances]:
+        """Instances from what the network gave, wherever it ran.
+
+        Args:
+            raw: The network's outputs.
+            batch_size: (h, w) of the batch.
+            image_sizes: (H, W) of each film.
+            sizes: (h, w) of each film within the batch.
+
+        Returns:
+            One `Instances` a film.
+
+        Raises:
+            CheckpointError: The outputs are not finite.
+        """
+        check_outputs(*raw)
+        anchors = self._anchors(batch_size, raw.deltas.device)
+        with torch.autocast(raw.deltas.device.type, enabled=False):
+            return [
+                self._detect_film(raw, film, anchors, batch_size, image_size, size)
+                for film, (image_size, size) in enumerate(zip(image_sizes, sizes, strict=True))
+            ]
+
+    def _detect_film(
+        self,
+        raw: Raw,
+        film: int,
+        anchors: Tensor,
+        batch_size: tuple[int, int],
+        image_size: tuple[int, int],
+        size: tuple[int, int],
+    ) -> Instances:
         options = self.options
-        probabilities = raw.logits[film].softmax(dim=-1)[:, 1:]
-        check_outputs(probabilities, raw.deltas[film], raw.coefficients[film], raw.prototypes[film])
-        anchor, column = (probabilities > options.score_threshold).nonzero(as_tuple=True)
-        scores, labels = probabilities[anchor, column], column + 1
-        boxes = clip_boxes_to_image(decode_boxes(raw.deltas[film, anchor], raw.anchors[anchor]), resized)
-        solid = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(dim=1)
-        kept = fast_nms(boxes, scores.where(solid, -1.0), labels, options.nms_iou_threshold, options.top_k)
-        kept = kept[solid[kept]][: options.max_detections]
-        scale = (resized[0] / image_size[0], resized[1] / image_size[1])
-        film_boxes = clip_boxes_to_image(boxes[kept] / boxes.new_tensor([scale[1], scale[0]] * 2), image_size)
-        masks = assemble_masks(raw.prototypes[film], raw.coefficients[film, anchor[kept]])
-        step = (scale[0] / PROTOTYPE_STRIDE, scale[1] / PROTOTYPE_STRIDE)
-        pasted = paste_masks(masks, film_boxes, image_size, step)
-        return to_instances(film_boxes, labels[kept], scores[kept], pasted, image_size)
+        boxes = decode_boxes(raw.deltas[film], anchors)
+        found = select(
+            raw.logits[film].softmax(dim=-1)[:, 1:],
+            boxes,
+            kind=options.nms,
+            score_threshold=options.score_threshold,
+            second_threshold=options.second_threshold,
+            iou_threshold=options.nms_iou_threshold,
+            top_k=options.top_k,
+            max_detections=options.max_detections,
+        )
+        coefficients, prototypes = raw.coefficients[film, found.anchors], raw.prototypes[film]
+        boxes = boxes[found.anchors]
+        down, across = (side / whole for side, whole in zip(size, image_size, strict=True))
+        step = _size(prototypes)[0] / batch_size[0], _size(prototypes)[1] / batch_size[1]
+        film_boxes = boxes / boxes.new_tensor([across, down] * 2)
+        masks = film_masks(
+            prototypes,
+            coefficients,
+            film_boxes,
+            image_size,
+            (down * step[0], across * step[1]),
+            crop=options.mask_crop,
+            interpolate=options.mask_interpolation,
+            box_expansion=options.box_expansion,
+        )
+        scores = self._scores(found, prototypes, coefficients, boxes * boxes.new_tensor([step[1], step[0]] * 2))
+        return to_instances(film_boxes, found.labels, scores, masks, image_size)
+
+    def _scores(self, found: Detections, prototypes: Tensor, coefficients: Tensor, boxes: Tensor) -> Tensor:
+        """Scores of detections, with rescoring times the IoU that is expected of their masks."""
+        if self.maskiou_net is None or len(found.labels) == 0:
+            return found.scores
+        masks = losses.crop_to_boxes(_assemble(prototypes, coefficients), boxes)
+        expected: Tensor = self.maskiou_net(masks, found.labels)
+        return found.scores * expected.clamp(max=1)
 
 
-def _conv3x3(channels: int) -> list[nn.Module]:
-    return [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True)]
+def _transform(options: Options) -> FilmTransform:
+    if options.preprocessing == "radiograph":
+        return FilmTransform(options.image_size)
+    # Darknet was trained on values 0..1.
+    mean, std = ((0.0,) * 3, (1.0,) * 3) if options.backbone == "darknet53" else (ORIGINAL_MEAN, ORIGINAL_STD)
+    return FilmTransform(options.image_size, mean=mean, std=std, stretch=True)
 
 
-def _xavier(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+def _backbone(options: Options) -> ResNet | Darknet53:
+    if options.backbone == "darknet53":
+        return Darknet53(frozen_batch_norm=options.frozen_batch_norm, trainable_layers=options.trainable_layers)
+    return ResNet(
+        options.backbone,
+        options.backbone_weights,
+        frozen_batch_norm=options.frozen_batch_norm,
+        trainable_layers=options.trainable_layers,
+        deformable_interval=options.deformable_interval,
+    )
+
+
+def _size(maps: Tensor) -> tuple[int, int]:
+    return maps.shape[-2], maps.shape[-1]
+
+
+def _assemble(prototypes: Tensor, coefficients: Tensor) -> Tensor:
+    """Sigmoid of the linear combinations, (k, h, w) and (N, k) to (N, h, w) (equation 1 of the paper)."""
+    return torch.sigmoid(torch.einsum("nk,khw->nhw", coefficients, prototypes))
 
 
 def _anchor_labels(assigned: Tensor, labels: Tensor) -> Tensor:

@@ -65,7 +65,8 @@ def test_the_whole_way(study, capsys):
         == 0
     )
     shown = capsys.readouterr().out
-    assert "mean IoU" in shown
+    for row in ("mean IoU", "boundary IoU of vertebrae found", "95 % Hausdorff distance"):
+        assert row in shown
     metrics = json.loads((study / "pred" / "metrics.json").read_text())
     assert len(metrics["images"]) == 6
     assert 0 <= metrics["summary"]["mean_iou"] <= 1

@@ -597,6 +597,9 @@ def show_metrics(metrics: dict[str, Any]) -> None:
     table.add_row("vertebrae found", share(vertebrae["found"], vertebrae["annotated"]))
     table.add_row("vertebrae found and rightly named", share(vertebrae["labelled"], vertebrae["with_level"]))
     table.add_row("false vertebrae", str(vertebrae["false"]))
+    contours = summary["contours"]
+    table.add_row("boundary IoU of vertebrae found", as_text(contours["boundary_iou"]))
+    table.add_row("95 % Hausdorff distance of these", as_pixels(contours["hd95_px"]))
     for kind in ("mask", "box"):
         table.add_row(f"{kind} AP, AP50", f"{as_text(ap[kind]['AP'])}, {as_text(ap[kind]['AP50'])}")
     out.print(table)
@@ -624,6 +627,11 @@ def in_a_sentence(metrics: dict[str, Any]) -> str:
 def as_text(value: float | None) -> str:
     """A share with three decimals, `n/a` where it is not defined."""
     return "n/a" if value is None else f"{value:.3f}"
+
+
+def as_pixels(length: float | None) -> str:
+    """A length with one decimal, `n/a` where there is none."""
+    return "n/a" if length is None else f"{length:.1f} px"
 
 
 def share(part: int | None, whole: int) -> str:

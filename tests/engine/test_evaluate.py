@@ -88,6 +88,47 @@ def test_by_hand():
     ]
 
 
+def test_contours_of_what_was_found_by_hand():
+    # The film's diagonal is 130 px: bands of 3 px. L5 is right, L4 ends 4 px too low, L3 is missed; the cage is right,
+    # the screw far off.
+    shifted = (10, 54, 30, 74)
+    truth = film(
+        levels=("L5", "L4", "L3"),
+        extra=(annotation("cage", (35, 50, 45, 60)), annotation("screw", (35, 0, 45, 10))),
+    )
+    found = Spine(
+        SIZE,
+        (vertebra("L5", BOXES["L5"]), vertebra("L4", shifted)),
+        (implant("cage", (35, 50, 45, 60)), implant("screw", (35, 100, 45, 110))),
+    )
+    metrics = score([truth], {"1.png": found})
+    a, b = (np.zeros(SIZE, dtype=bool) for _ in range(2))
+    for mask, top in ((a, 50), (b, 54)):
+        mask[top : top + 20, 10:30] = True
+        mask[top + 3 : top + 17, 13:27] = False
+    moved = (a & b).sum() / (a | b).sum()
+    contours = metrics["summary"]["contours"]
+    assert contours["matched"] == 2
+    assert contours["boundary_iou"] == pytest.approx((1 + moved) / 2)
+    assert contours["hd95_px"] == pytest.approx(4 / 2)
+    assert contours["per_class"] == {
+        "lumbar": {key: contours[key] for key in ("matched", "boundary_iou", "hd95_px")},
+        "cage": {"matched": 1, "boundary_iou": 1, "hd95_px": 0},
+    }
+    assert metrics["images"][0]["contours"] == contours["per_class"]["lumbar"]
+    narrow = score([truth], {"1.png": found}, boundary_width=0.001)["summary"]["contours"]
+    assert narrow["boundary_iou"] < contours["boundary_iou"]
+    assert narrow["hd95_px"] == contours["hd95_px"]
+
+
+def test_contours_are_means_over_objects_and_not_over_films():
+    images = [film(1), film(2, levels=("L5",))]
+    found = {"1.png": spine(), "2.png": spine((), extra=(vertebra("L5", (10, 79, 30, 99)),))}
+    metrics = score(images, found)
+    assert metrics["summary"]["contours"]["hd95_px"] == pytest.approx(4 / 5)
+    assert [entry["contours"]["hd95_px"] for entry in metrics["images"]] == [0, 4]
+
+
 def test_truth_polygons_for_drawing():
     truth = score([film(levels=["L5"])], {"1.png": spine()})["images"][0]["truth"]
     assert [(t["level"], t["category"]) for t in truth] == [("L5", "lumbar")]
@@ -115,6 +156,7 @@ def test_nothing_annotated_and_nothing_found():
     assert metrics["summary"]["mean_iou"] == 1
     assert metrics["summary"]["vertebrae"]["found_rate"] is None
     assert metrics["summary"]["films_all_levels_right"] == {"films": 0, "right": 0, "rate": None}
+    assert metrics["summary"]["contours"] == {"matched": 0, "boundary_iou": None, "hd95_px": None, "per_class": {}}
     assert metrics["ap"]["mask"]["AP"] is None
 
 
@@ -199,7 +241,9 @@ def test_faults_say_the_way_out():
         score([film()], {"1.png": Spine((60, 25))})
 
 
-@pytest.mark.parametrize("setting", [{"merged": "bones"}, {"level_range": "some"}, {"iou_threshold": 0}, {"iou": 0.5}])
+@pytest.mark.parametrize(
+    "setting", [{"merged": "bones"}, {"level_range": "some"}, {"iou_threshold": 0}, {"boundary_width": 0}, {"iou": 0.5}]
+)
 def test_options_are_checked(setting):
     with pytest.raises(ValidationError, match=next(iter(setting))):
         EvaluateOptions(**setting)

@@ -133,6 +133,8 @@ def test_report_says_the_numbers_and_the_errors(whole):
         assert said in text, said
     assert "cage n/a n/a 0 0 not annotated on these films" in text
     assert "screw n/a n/a 0 3 not annotated on these films: every prediction is false" in text
+    assert "All vertebrae 9 1.000 0.0 px lumbar 9 1.000 0.0 px" in text
+    assert "Contours within 0.0 px" in text
     assert "model yolact" in text
     assert "no sacrum" in text
     assert "Settings of the training run" in text

@@ -10,6 +10,7 @@ import numpy as np
 
 from vertinst import files
 from vertinst.engine.coco_results import spines_from_coco_results
+from vertinst.engine.contour_scores import mean_contours, mean_contours_by_class
 from vertinst.engine.film_score import PIXEL_METRICS, EvaluateOptions, FilmScore, counts_and_rates
 from vertinst.errors import DataError
 from vertinst.metrics.average_precision import average_precision
@@ -52,9 +53,12 @@ def evaluate(
 
     Returns:
         JSON-ready (no NaN; None where a number has no meaning): `schema_version`, `vertinst`, `options`, `summary`
-        (pixel metrics as means over the films; `vertebrae` counts and rates; `films_all_levels_right`), `ap` (`mask`,
-        `box`, `per_class` with the masks' AP), `images` (one per film, in the order of the data set), `missing` (films
-        without a prediction) and `unknown` (predictions for films that are not in the data set). All shares 0..1.
+        (pixel metrics as means over the films; `vertebrae` counts and rates; `contours`: means over the vertebrae
+        found, not over the films, and `per_class` over the objects of each class of the truth that were found, bone
+        as lumbar or sacral alike, implants as their class; `films_all_levels_right`), `ap` (`mask`, `box`, `per_class`
+        with the masks' AP), `images` (one per film, in the order of the data set), `missing` (films
+        without a prediction) and `unknown` (predictions for films that are not in the data set). All shares 0..1,
+        lengths in px.
 
     Raises:
         DataError: The data set is empty, no film is in both, a prediction has another size than its film, or a class
@@ -77,6 +81,7 @@ def evaluate(
         "summary": {
             **{name: _mean([film.pixels[name] for film in films]) for name in PIXEL_METRICS},
             "vertebrae": counts_and_rates(total_recognition(recognition)),
+            "contours": _contours(films),
             "films_all_levels_right": _films_right(recognition),
         },
         "ap": _average_precisions(dataset, films),
@@ -113,6 +118,12 @@ def _check_films(dataset: Dataset, spines: Mapping[str, Spine]) -> None:
                 where=image.file_name,
                 fix="Predict on the very film that was annotated, neither resized nor cropped.",
             )
+
+
+def _contours(films: Sequence[FilmScore]) -> dict[str, Any]:
+    bone = [score for film in films for score in film.bone_contours]
+    implants = [score for film in films for score in film.implant_contours]
+    return {**mean_contours(bone), "per_class": dict(mean_contours_by_class([*bone, *implants]))}
 
 
 def _films_right(films: Sequence[Recognition]) -> dict[str, Any]:

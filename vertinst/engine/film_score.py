@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from vertinst.engine.contour_scores import implant_contours, mean_contours, score_contours
+from vertinst.metrics.boundary_iou import WIDTH
 from vertinst.metrics.confusion import binary_confusion
 from vertinst.metrics.frequency_weighted_iou import frequency_weighted_iou
 from vertinst.metrics.level_range import beyond_annotated
@@ -39,6 +41,7 @@ class EvaluateOptions(BaseModel):
         level_range: `all`, or `annotated`: predicted vertebrae beyond the annotated part of the spine are left out of
             every number (see `metrics.level_range`).
         iou_threshold: Above 0 to 1; from this mask IoU on a vertebra counts as found.
+        boundary_width: Above 0 to 1; width of boundary IoU's band as a share of the film's diagonal.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,6 +49,7 @@ class EvaluateOptions(BaseModel):
     merged: Literal["bone", "bone+implants"] | tuple[str, ...] = "bone"
     level_range: Literal["all", "annotated"] = "all"
     iou_threshold: float = Field(default=0.5, gt=0, le=1)
+    boundary_width: float = Field(default=WIDTH, gt=0, le=1)
 
 
 class FilmScore:
@@ -57,6 +61,8 @@ class FilmScore:
         others: Implants and candidates that average precision judges.
         matches: Between the annotated vertebrae and `vertebrae`.
         recognition: Counts of vertebrae.
+        bone_contours: Contours of the vertebrae that were found.
+        implant_contours: Contours of the implants that were found.
         pixels: Pixel metrics of the merged mask by name.
 
     Args:
@@ -85,6 +91,11 @@ class FilmScore:
             [v.level for v in self.vertebrae],
             uncounted=self._uncounted,
         )
+        width = options.boundary_width
+        self.bone_contours = score_contours(self._truth, self.vertebrae, self.matches.pairs, width=width)
+        self.implant_contours = implant_contours(
+            counted, spine.implants, iou_threshold=options.iou_threshold, width=width
+        )
         confusion = binary_confusion(
             union_of(counted, image.image_size, classes=merged_classes),
             union_of((*self.vertebrae, *spine.implants), image.image_size, classes=merged_classes),
@@ -105,6 +116,7 @@ class FilmScore:
             "view": self.image.view,
             **self.pixels,
             **counts_and_rates(self.recognition),
+            "contours": mean_contours(self.bone_contours),
             "all_levels_right": self.recognition.all_levels_right,
             "truth": [
                 {"level": a.level, "category": a.category, "polygons": _outlines(a.mask)}

@@ -51,7 +51,7 @@ def write_report(source: Path, out: Path, *, predictions: Path | None = None, me
     found = find_sources(source, predictions=predictions, metrics=metrics)
     films = read_films(found.results) if found.results else []
     scores = read_scores(found.metrics) if found.metrics else None
-    filters = {"percent": _percent, "decimal": _decimal, "words": _words}
+    filters = {"percent": _percent, "decimal": _decimal, "pixels": _pixels, "words": _words}
     write_text(out, template("report.html.j2", filters).render(_contents(source, found, films, scores)))
 
 
@@ -147,6 +147,10 @@ def _percent(share: float | None) -> str:
 
 def _decimal(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"
+
+
+def _pixels(length: float | None) -> str:
+    return "n/a" if length is None else f"{length:.1f} px"
 
 
 def _words(flag: str) -> str:

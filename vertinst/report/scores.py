@@ -12,10 +12,21 @@ from vertinst.errors import DataError
 from vertinst.files import read_json
 from vertinst.structures.spine import LEVELS
 
-__all__ = ["ClassScore", "FilmError", "FilmScores", "LevelCount", "Scores", "Truth", "by_level", "read_scores"]
+__all__ = [
+    "ClassScore",
+    "ContourScore",
+    "FilmError",
+    "FilmScores",
+    "LevelCount",
+    "Scores",
+    "Truth",
+    "by_level",
+    "read_scores",
+]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
+Length = Annotated[float, Field(ge=0)]
 Points = list[tuple[float, float]]
 
 
@@ -65,11 +76,20 @@ class _Pixels(_Part):
     frequency_weighted_iou: Share | None = None
 
 
+class ContourScore(_Part):
+    """Means over the objects that were found."""
+
+    matched: Count = 0
+    boundary_iou: Share | None = None
+    hd95_px: Length | None = None
+
+
 class FilmScores(_Recognition, _Pixels):
     """Numbers of one film; see `engine.evaluate`."""
 
     file_name: str
     patient: int | None = None
+    contours: ContourScore = ContourScore()
     truth: list[Truth] = []
     errors: list[FilmError] = []
 
@@ -80,8 +100,13 @@ class _FilmsRight(_Part):
     rate: Share | None = None
 
 
+class _Contours(ContourScore):
+    per_class: dict[str, ContourScore] = {}
+
+
 class _Summary(_Pixels):
     vertebrae: _Recognition = _Recognition()
+    contours: _Contours = _Contours()
     films_all_levels_right: _FilmsRight = _FilmsRight()
 
 
@@ -110,6 +135,7 @@ class _Options(_Part):
     merged: str | list[str] = "bone"
     level_range: str = "all"
     iou_threshold: Share = 0.5
+    boundary_width: Share = 0.02
 
 
 class Scores(_Part):

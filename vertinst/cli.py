@@ -459,12 +459,34 @@ def train(
     train_set, val_set = load_split(data, run_config.seed)
     with progress_display() as progress:
         best = run_training(
-            run_config, train_set, val_set, images, out_folder, resume=resume, overwrite=overwrite, progress=progress
+            run_config,
+            train_set,
+            val_set,
+            images,
+            out_folder,
+            resume=resume,
+            overwrite=overwrite,
+            listed=show_taken,
+            progress=progress,
         )
     hint = waiting_hint(out_folder, run_config.data.workers)
     if hint is not None:
         err.print(hint)
     out.print(f"Best weights: {best}\nNext: vertinst predict --weights {out_folder} FILMS --out predictions")
+
+
+def show_taken(taken: Any) -> None:
+    """Print what of the weights that a training starts from was taken over."""
+    if taken.whole:
+        err.print(f"Started from {taken.weights}: everything fitted.")
+        return
+    table = Table(
+        "part", "taken", "anew", "skipped", "why", title=f"Started from {taken.weights}", title_justify="left"
+    )
+    for part in taken.parts():
+        counts = (part.taken, part.anew, part.skipped)
+        table.add_row(part.name, *map(str, counts), "\n".join(part.reasons))
+    err.print(table)
 
 
 def load_split(data: Path, seed: int) -> tuple[Any, Any]:
@@ -526,7 +548,7 @@ def predict(
     if overwrite:
         keep_inputs(out_folder, [weights, *films])
     with waiting("loading the network"):
-        model = load_model(weights, precision=precision, device=device)
+        model = load_model(weights, precision=precision, device=device, noted=err.print)
     with progress_display() as progress:
         predict_films(
             model,

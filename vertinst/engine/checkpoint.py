@@ -1,4 +1,7 @@
-"""Weights in safetensors, with all that is needed to build the model again in the header. Nothing is ever unpickled."""
+"""Weights in safetensors, with all that is needed to build the model again in the header.
+
+Weights that others published as torch's `.pth` are read too (`torch_file`); no code in a file is ever run.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vertinst import files, plugins
+from vertinst.engine.taken import Taken, compare
+from vertinst.engine.torch_file import is_torch_file, read_state_dict
 from vertinst.errors import CheckpointError, ConfigError
 from vertinst.version import __version__
 
@@ -32,6 +37,7 @@ __all__ = [
     "load_weights",
     "read",
     "save",
+    "start_from",
     "versions",
 ]
 
@@ -44,6 +50,9 @@ DEMO_WEIGHTS = "yolact_demo.safetensors"
 STATE_PREFIX = "training/"
 METADATA_KEY = "vertinst"
 MAX_HEADER_BYTES = 20_000_000
+
+# Options without which foreign weights mean nothing, even where shapes happen to fit.
+ESSENTIAL_OPTIONS = ("backbone", "deformable_interval")
 
 
 @dataclass(frozen=True)
@@ -82,12 +91,21 @@ class Checkpoint:
         description: What it says about itself.
         weights: Tensors of the model by name.
         state: Tensors of the training state by name; empty in a file for use.
+        foreign: Published by others: the description is what a model's `recognise` found out.
     """
 
     path: Path
     description: Description
     weights: dict[str, Tensor]
     state: dict[str, Tensor]
+    foreign: bool = False
+
+    def taken_for(self) -> str:
+        """What a foreign file was recognised as, in one sentence: some of it rests on the file's name."""
+        found = self.description
+        options = ", ".join(f"{name} {value}" for name, value in found.options.items() if not isinstance(value, tuple))
+        classes = f"{len(found.classes)} classes, {found.classes[0]} to {found.classes[-1]}" if found.classes else ""
+        return f"{self.path.name} is taken for {found.model} with {options}; {classes or 'a backbone alone'}."
 
 
 def save(
@@ -171,17 +189,21 @@ def find_weights(path: Path | str) -> Path:
 
 
 def read(path: Path | str, *, state: bool = False) -> Checkpoint:
-    """Read a checkpoint; no code in it is run, whatever the file holds.
+    """Read a checkpoint of vertinst, or a `.pth` that a model recognises; no code in it is run, whatever it holds.
 
     Args:
         path: See `find_weights`.
         state: Read the training state too, if there is one.
 
     Raises:
-        CheckpointError: Missing, no safetensors, cut short, not written by vertinst, or by a later format.
+        CheckpointError: Missing, no weights file, cut short, of an unknown network, or by a later format.
     """
     path = find_weights(path)
-    _check_header(path)
+    with path.open("rb") as file:
+        start = file.read(9)
+    if is_torch_file(start):
+        return _foreign(path)
+    _check_header(path, start)
     weights: dict[str, Tensor] = {}
     training: dict[str, Tensor] = {}
     try:
@@ -199,21 +221,33 @@ def read(path: Path | str, *, state: bool = False) -> Checkpoint:
     return Checkpoint(path, description, weights, training)
 
 
-def _check_header(path: Path) -> None:
-    """Refuse what is no safetensors file before the library maps it, and say what it is where that is plain."""
+def _foreign(path: Path) -> Checkpoint:
+    """Ask the models in turn whose weights these are."""
+    tensors = read_state_dict(path)
+    for name in plugins.names("models"):
+        recognise = getattr(plugins.load("models", name), "recognise", None)
+        found = recognise(tensors, path.name) if recognise else None
+        if found:
+            options, classes, weights = found
+            return Checkpoint(path, Description(name, options, classes, versions={}), weights, {}, foreign=True)
+    raise CheckpointError(
+        f"weights must be of a network that is known here, got {len(tensors)} tensors such as "
+        f"{', '.join(ascii(tensor)[1:-1][:60] for tensor in list(tensors)[:2])}",
+        where=path,
+        fix="Of .pth files, those of YOLACT's original implementation and the ImageNet backbones that it starts from "
+        "are read. Else take the best.safetensors of a run.",
+    )
+
+
+def _check_header(path: Path, start: bytes) -> None:
+    """Refuse what is no safetensors file before the library maps it."""
     size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(9)
     length = int.from_bytes(start[:8], "little")
-    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise CheckpointError(
-            "weights must be safetensors, got a pickle or zip (a .pth or .pkl of torch?)",
-            where=path,
-            fix="Such files can run code when opened and are not read. Take the best.safetensors of a run.",
-        )
     if len(start) < 9 or start[8:] != b"{" or length > MAX_HEADER_BYTES:
         raise CheckpointError(
-            "weights must be safetensors, got another kind of file", where=path, fix="Check the path."
+            "weights must be safetensors or a .pth of torch, got another kind of file",
+            where=path,
+            fix="Check the path.",
         )
     if 8 + length > size:
         raise CheckpointError(f"weights file is cut short ({size} bytes)", where=path, fix="Copy or download it again.")
@@ -246,17 +280,24 @@ def build_model(checkpoint: Checkpoint) -> nn.Module:
     """The model with the checkpoint's weights, on the CPU in float32 and evaluation mode.
 
     Raises:
-        CheckpointError: Unknown model, options it does not have, or weights of other shapes.
+        CheckpointError: Unknown model, options it does not have, weights of other shapes, or a backbone alone.
     """
     description = checkpoint.description
+    if not description.classes:
+        raise CheckpointError(
+            f"weights must be of a whole network, got a backbone alone ({description.options.get('backbone')})",
+            where=checkpoint.path,
+            fix=f"A training can start from it: vertinst train ... --set init.weights={checkpoint.path}.",
+        )
     try:
         plugin = plugins.load("models", description.model)
         options: BaseModel = plugin.Options.model_validate(description.options)
     except (ConfigError, ValidationError) as error:
+        wrote = description.versions.get("vertinst", "")
         raise CheckpointError(
             f"this version of vertinst has no model {description.model!r} with the checkpoint's options",
             where=checkpoint.path,
-            fix=f"Install vertinst {description.versions.get('vertinst', '')}, which wrote it.",
+            fix=f"Install vertinst {wrote}, which wrote it." if wrote else "Take other weights.",
         ) from error
     if "backbone_weights" in type(options).model_fields:
         # The checkpoint brings all weights: nothing is to be downloaded first.
@@ -266,7 +307,7 @@ def build_model(checkpoint: Checkpoint) -> nn.Module:
     return model.eval()
 
 
-def load_weights(model: nn.Module, checkpoint: Checkpoint, *, strict: bool = True) -> tuple[str, ...]:
+def load_weights(model: nn.Module, checkpoint: Checkpoint, *, strict: bool = True) -> Taken:
     """Copy weights into a model.
 
     Args:
@@ -275,32 +316,71 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, *, strict: bool = Tru
         strict: Every tensor must fit; else those that do are copied.
 
     Returns:
-        Names of the model's tensors that kept what they had; none if `strict`.
+        What was taken, skipped and left as it was.
 
     Raises:
         CheckpointError: `strict` and a tensor is missing, left over or of another shape; or nothing fits at all.
     """
     wanted = model.state_dict()
-    fitting = {n: t for n, t in checkpoint.weights.items() if n in wanted and t.shape == wanted[n].shape}
-    problems = [_misfit(n, wanted.get(n), checkpoint.weights.get(n)) for n in {**wanted, **checkpoint.weights}]
-    listed = [problem for problem in problems if problem]
-    if listed and (strict or not fitting):
-        more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+    taken = compare(checkpoint.path.name, wanted, checkpoint.weights)
+    fitting = {row.name: checkpoint.weights[row.name] for row in taken.rows if row.outcome == "taken"}
+    if not taken.whole and (strict or not fitting):
+        problems = [f"{row.name} {_said(row.reason)}" for row in taken.rows if row.reason]
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(
-            f"weights do not fit the model: {'; '.join(listed[:3])}{more}",
+            f"weights do not fit the model: {'; '.join(problems[:3])}{more}",
             where=checkpoint.path,
             fix="Use the model options the weights were trained with, or --set init.strict=false to load what fits.",
         )
     model.load_state_dict(fitting, strict=False)
-    return tuple(name for name in wanted if name not in fitting)
+    return taken
 
 
-def _misfit(name: str, wanted: Tensor | None, got: Tensor | None) -> str | None:
-    if wanted is None:
-        return f"{name} is not part of the model"
-    if got is None:
-        return f"{name} is missing"
-    return None if wanted.shape == got.shape else f"{name} must be {tuple(wanted.shape)}, got {tuple(got.shape)}"
+def _said(reason: str) -> str:
+    return reason if reason.startswith("must be") else f"is {reason}"
+
+
+def start_from(
+    model: nn.Module, checkpoint: Checkpoint, name: str, options: BaseModel, classes: tuple[str, ...], *, strict: bool
+) -> Taken:
+    """Copy what a training starts from into its model.
+
+    Weights of vertinst must fit whole, with the same classes, unless `strict` is off. Of foreign weights what fits is
+    taken in any case (other classes and anchors start anew: that is what one takes them for), but `strict` asks for
+    the same backbone.
+
+    Args:
+        model: The model to be trained.
+        checkpoint: What it starts from.
+        name: The model's name.
+        options: Its options.
+        classes: Its classes.
+        strict: See above.
+
+    Raises:
+        CheckpointError: The weights are of another model, backbone or for other classes; or nothing of them fits.
+    """
+    found = checkpoint.description
+    if not checkpoint.foreign:
+        if strict:
+            check_classes(checkpoint, classes)
+        return load_weights(model, checkpoint, strict=strict)
+    if found.model != name:
+        raise CheckpointError(
+            f"weights must be of the model {name}, got {found.model}",
+            where=checkpoint.path,
+            fix=f"Train that: --set model.name={found.model}.",
+        )
+    for option in ESSENTIAL_OPTIONS if strict else ():
+        wanted, got = getattr(options, option, None), found.options.get(option)
+        if got and got != wanted:
+            raise CheckpointError(
+                f"weights must have {option} {wanted}, got {got}",
+                where=checkpoint.path,
+                fix=f"Train that: --set model.{option}={got}. "
+                "With --set init.strict=false all is taken that has the same shape.",
+            )
+    return load_weights(model, checkpoint, strict=False)
 
 
 def check_classes(checkpoint: Checkpoint, classes: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,20 +103,30 @@ class Predictor:
         }
 
 
-def load_model(path: Path | str, *, precision: str = "auto", device: str = "auto") -> Predictor:
+def load_model(
+    path: Path | str,
+    *,
+    precision: str = "auto",
+    device: str = "auto",
+    noted: Callable[[str], None] = lambda sentence: None,
+) -> Predictor:
     """Load a trained model.
 
     Args:
-        path: A weights file, a run folder (its best weights), or `demo` for the packaged small ones.
+        path: A weights file, a run folder (its best weights), or `demo` for the packaged small ones. A file of
+            YOLACT's original implementation (`yolact_base_54_800000.pth`) is recognised.
         precision: `auto` (bf16 where the hardware gains from it), `32` or `bf16`.
         device: `auto` (a GPU where there is one), `cpu` or `cuda`.
+        noted: Told what a foreign file was taken for.
 
     Raises:
-        CheckpointError: The file is missing, broken, foreign or for a model this version does not have.
+        CheckpointError: The file is missing, broken, unknown or for a model this version does not have.
         ConfigError: No such precision or device.
     """
     chosen = choose_device(device)
     checkpoint = checkpoints.read(path)
+    if checkpoint.foreign:
+        noted(checkpoint.taken_for())
     description = checkpoint.description
     return Predictor(
         checkpoints.build_model(checkpoint),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from vertinst.engine.precision import choose_device, choose_precision, lay_out
 from vertinst.engine.predict import Predictor, load_model, predict_films
 from vertinst.engine.run_folder import WAIT_COLUMN, Curves, RunFolder, fingerprint
 from vertinst.engine.seeding import reproducible, seed_everything
+from vertinst.engine.taken import Taken
 from vertinst.engine.validate import summary_numbers, validate
 from vertinst.errors import CheckpointError, DataError, NonFiniteLossError, VertinstError
 from vertinst.progress import Progress, silent, track
@@ -76,6 +77,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    listed: Callable[[Taken], None] = lambda taken: None,
     progress: Progress = silent,
 ) -> Path:
     """Train a model, keep its best checkpoint, and predict the validation films with it.
@@ -94,6 +96,7 @@ def train(
             is validated.
         resume: Go on with the run in `out`.
         overwrite: Delete what `out` holds.
+        listed: Told what of `init.weights` was taken, before the first step.
         progress: Told after each step.
 
     Returns:
@@ -135,7 +138,7 @@ def train(
             progress=progress,
         )
         trainer = Trainer(config, films, folder, data, device, progress)
-        trainer.start(last)
+        trainer.start(last, listed)
         trainer.run(val_set, images)
     _predict_validation(config, folder, val_set, images, progress)
     return folder.best
@@ -185,13 +188,13 @@ class Trainer:
         self.loader = self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         self.fitted, self.optimizer = self.fabric.setup(self.model, build_optimizer(self.model, config.optim))
 
-    def start(self, last: Checkpoint | None) -> None:
+    def start(self, last: Checkpoint | None, listed: Callable[[Taken], None]) -> None:
         """Go on from the last checkpoint of this run, or take over the weights to start from."""
         if last is not None:
             self._restore(last)
             return
         if self.config.init.weights is not None:
-            self._take_over(self.config.init.weights)
+            listed(self._take_over(self.config.init.weights))
         if self.average is not None:
             self.average.restart(self.model)
 
@@ -204,16 +207,15 @@ class Trainer:
         restore_optimizer(self.optimizer, {n: t for n, t in last.state.items() if not n.startswith(LIVE_PREFIX)})
         self.state = State(**last.description.training)
 
-    def _take_over(self, weights: str) -> None:
+    def _take_over(self, weights: str) -> Taken:
         """Load weights to start from; init.json in the run's folder says what was and was not taken."""
         checkpoint = checkpoints.read(weights)
-        strict = self.config.init.strict
-        if strict:
-            checkpoints.check_classes(checkpoint, self.config.classes)
-        left = checkpoints.load_weights(self.model, checkpoint, strict=strict)
-        files.write_json(self.folder.init, {"weights": checkpoint.path.name, "not_taken": list(left)}, indent=1)
-        taken = len(self.model.state_dict()) - len(left)
-        self.progress(taken, taken + len(left), f"tensors taken from {checkpoint.path.name}")
+        config = self.config
+        taken = checkpoints.start_from(
+            self.model, checkpoint, config.model.name, self.options, config.classes, strict=config.init.strict
+        )
+        files.write_json(self.folder.init, taken.record(), indent=1)
+        return taken
 
     def run(self, val_set: Dataset, images: Path) -> None:
         """Train until the schedule, patience or the clock ends it."""

@@ -28,9 +28,10 @@ from vertinst.models._yolact_detection import Detections, Nms, select
 from vertinst.models._yolact_losses import MaskTargets
 from vertinst.models._yolact_masks import film_masks
 from vertinst.models._yolact_network import FPN, FineProtoNet, MaskIoUNet, PredictionHead, proto_net, xavier
+from vertinst.models._yolact_official import recognise
 from vertinst.structures import Instances
 
-__all__ = ["Options", "Raw", "Yolact", "build"]
+__all__ = ["Options", "Raw", "Yolact", "build", "recognise"]
 
 # P3..P7: each level has half the size of the one before, rounded up.
 STRIDES = (8, 16, 32, 64, 128)

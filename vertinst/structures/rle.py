@@ -32,6 +32,7 @@ __all__ = [
     "empty",
     "encode",
     "from_coco",
+    "from_edges",
     "intersection",
     "intersection_over_smaller",
     "iou",
@@ -390,8 +391,18 @@ def paste(patch: npt.NDArray[np.bool_], top: int, left: int, image_size: Sequenc
     columns_first = np.zeros((columns, rows + 2), dtype=np.int8)
     columns_first[:, 1:-1] = patch.T
     column, row = np.nonzero(np.diff(columns_first, axis=1))
-    # Positions where the value changes, in the column order of the full image; runs that touch across columns
-    # have length 0 between them.
-    edges = (column + left).astype(np.int64) * height + row + top
-    lengths = np.diff(edges, prepend=0, append=height * width)
-    return _from_runs(lengths, (height, width))
+    return from_edges((column + left).astype(np.int64) * height + row + top, (height, width))
+
+
+def from_edges(edges: npt.NDArray[np.int64], image_size: Sequence[int]) -> Rle:
+    """RLE by the places where the mask begins and ends.
+
+    Args:
+        edges: (2 K,) int64, never falling and at most height x width: by turns the first pixel of a run and the one
+            after its last, counted down the columns. Runs of no pixel, and runs that touch, are fine; none gives the
+            empty mask.
+        image_size: (height, width).
+    """
+    height, width = check_size(image_size)
+    bounds = np.concatenate(([0], edges, [height * width]))
+    return _from_runs(bounds[1:] - bounds[:-1], (height, width))

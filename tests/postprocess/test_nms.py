@@ -86,6 +86,22 @@ def test_boxes_of_the_detections_do_not_matter():
     assert suppress(moved, CLASSES).kept == [0]
 
 
+def test_all_thresholds_at_1_switch_it_off():
+    found = instances([((0, 0, 10, 10), c, 0.9) for c in (1, 1, 2, 4, 4)])
+    off = suppress(found, CLASSES, iou_threshold=1, smaller_threshold=1, implant_iou_threshold=1)
+    assert (sorted(off.kept), off.log) == ([0, 1, 2, 3, 4], [])
+
+
+def test_masks_are_compared_only_where_boxes_and_areas_leave_it_open(monkeypatch):
+    compared = []
+    iou = rle.iou
+    monkeypatch.setattr(rle, "iou", lambda a, b: compared.append(len(b)) or iou(a, b))
+    column = [((0, 4 * n, 10, 4 * n + 6), 1, 0.9 - 0.1 * n) for n in range(3)]
+    suppress(instances([*column, ((0, 0, 10, 5), 2, 0.1), ((0, 0, 10, 5), 5, 0.1)]), CLASSES)
+    # Neighbours share a third at most; only the piece of the first, a bone like it, has to be looked at.
+    assert sorted(compared) == [0, 0, 0, 0, 1]
+
+
 @pytest.mark.parametrize("scored", [True, False])
 def test_nothing(scored):
     assert suppress(Instances.empty(SIZE, scored=scored), CLASSES) == ([], [])

@@ -150,7 +150,7 @@ class _Axis:
         start, stop = (self.positions.searchsorted(ends - 0.5, "left") for ends in (first, last))
         # Positions end with the prototypes: the film's last pixels all lie on the last of them.
         stop = np.where(last == self.prototypes, self.film, stop)
-        return self._between(start.astype(np.float64), stop)
+        return self._between(start.astype(np.float64), stop.astype(np.float64))
 
     def _between(self, start: Floats, stop: Floats) -> list[_Window]:
         """All pixels of the prototypes that have a share in the film's from `start` to `stop`."""

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from vertinst import files
-from vertinst.data.radiograph import read_film
+from vertinst.data.radiograph import Tone, read_film
 from vertinst.engine import checkpoint as checkpoints
 from vertinst.engine.precision import Precision, choose_device, choose_precision, lay_out
 from vertinst.errors import DataError
@@ -30,7 +30,8 @@ class Predictor:
     """A trained model that takes films and gives instances.
 
     Args:
-        model: A model as `vertinst.models` describes it: in evaluation it gives `Instances`.
+        model: A model as `vertinst.models` describes it: in evaluation it gives `Instances`. Its `options`, where it
+            has them, may name the `film_tone` in which it wants films.
         classes: Names of its labels, from 1 in this order.
         name: Name of the model, for the record.
         weights: File name of the weights, for the record.
@@ -41,6 +42,7 @@ class Predictor:
     Attributes:
         classes: As given.
         precision: As given.
+        tone: How films are read for the model, see `read_film`.
     """
 
     def __init__(
@@ -58,13 +60,14 @@ class Predictor:
         self.precision = precision
         self.device = device or torch.device("cpu")
         self.model = lay_out(model.to(self.device), precision, self.device)
+        self.tone: Tone = getattr(getattr(model, "options", None), "film_tone", "window")
         self._record = {"model": name, "weights": weights, "weights_versions": dict(versions)}
 
     def predict(self, films: Sequence[Path | npt.NDArray[np.float32]]) -> list[Instances]:
         """Find the instances on films, one film at a time.
 
         Args:
-            films: Paths, or (H, W) float32 0..1 arrays as `read_film` gives them.
+            films: Paths, or (H, W) float32 0..1 arrays as `read_film` gives them with the predictor's `tone`.
 
         Returns:
             For each film all detections with scores from the model's own low threshold up, best first;
@@ -76,7 +79,7 @@ class Predictor:
         return [self._predict_one(film) for film in films]
 
     def _predict_one(self, film: Path | npt.NDArray[np.float32]) -> Instances:
-        pixels = film if isinstance(film, np.ndarray) else read_film(Path(film)).pixels
+        pixels = film if isinstance(film, np.ndarray) else read_film(Path(film), tone=self.tone).pixels
         if pixels.ndim != 2:
             raise DataError(f"film must have shape (H, W), got {pixels.shape}", fix="Give grey values 0..1.")
         tensor = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32)).to(self.device)
@@ -172,6 +175,8 @@ def predict_films(
         DataError: Two films would have the same results; or films could not be read, in which case all others have
             been written first and all of these are named; or a class of `merged` is unknown to the model.
     """
+    from vertinst.report import results
+
     names = _names(films, root)
     classes = merged_classes(merged, predictor.classes)
     files.prepare_folder(out, overwrite=overwrite, inputs=films)
@@ -179,11 +184,14 @@ def predict_films(
     progress(0, len(films), "predicting")
     for done, (name, path) in enumerate(names.items(), start=1):
         try:
-            pixels = read_film(path).pixels
+            shown = read_film(path).pixels
+            # People see every film windowed, whatever the network wants.
+            seen = shown if predictor.tone == "window" else read_film(path, tone=predictor.tone).pixels
         except DataError as error:
             broken.append(error)
         else:
-            _predict_film(predictor, pixels, name, out, options, anchor, classes)
+            spine = build_spine(predictor.predict([seen])[0], predictor.classes, options=options, anchor=anchor)
+            results.write_film(out, name, shown, spine, predictor.provenance(), merged=classes)
         progress(done, len(films), "predicting")
     if broken:
         raise DataError(
@@ -193,21 +201,6 @@ def predict_films(
             fix="Export these films again and predict them alone.",
         )
     return out
-
-
-def _predict_film(
-    predictor: Predictor,
-    pixels: npt.NDArray[np.float32],
-    name: str,
-    out: Path,
-    options: SpineOptions,
-    anchor: Anchor | None,
-    merged: Sequence[str],
-) -> None:
-    from vertinst.report import results
-
-    spine = build_spine(predictor.predict([pixels])[0], predictor.classes, options=options, anchor=anchor)
-    results.write_film(out, name, pixels, spine, predictor.provenance(), merged=merged)
 
 
 def _names(films: Sequence[Path], root: Path | None) -> dict[str, Path]:

@@ -55,6 +55,9 @@ class AugmentConfig(Section):
     """What is changed at random on training films; 0 switches a change off.
 
     Attributes:
+        metal: Probability of drawing synthetic metal and cement (screws, rods, cages; plates, wires, cement) onto a
+            film. Kinds whose name is among the classes come with mask and label, the others are clutter; what they
+            cover stays annotated.
         flip: Probability of mirroring left and right.
         rotation_deg: Turned by up to this angle either way.
         scale: Enlarged or reduced by up to this fraction.
@@ -65,6 +68,7 @@ class AugmentConfig(Section):
         blur_px: Standard deviation of a Gaussian blur, drawn from 0..blur_px.
     """
 
+    metal: Fraction = 0.0
     flip: Fraction = 0.5
     rotation_deg: float = Field(5.0, ge=0, le=180)
     scale: float = Field(0.1, ge=0, lt=1)

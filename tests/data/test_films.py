@@ -71,7 +71,7 @@ def test_films_are_reduced_and_what_vanishes_is_dropped(dataset: Dataset, tmp_pa
 def test_the_cache_changes_nothing_and_saves_decoding(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    transform = build_augment(AugmentConfig())
+    transform = build_augment(AugmentConfig(metal=0.5), CLASSES)
     kept = FilmDataset(dataset, tmp_path, CLASSES, longest_side_px=60, transform=transform)
     fresh = FilmDataset(dataset, tmp_path, CLASSES, longest_side_px=60, transform=transform, cache=False)
     for key in ((0, 0), (4, 1)):
@@ -93,7 +93,7 @@ def test_grey_values_have_the_tone_that_the_model_expects(dataset: Dataset, tmp_
 
 
 def test_changes_depend_on_seed_epoch_and_film(dataset: Dataset, tmp_path: Path) -> None:
-    transform = build_augment(AugmentConfig())
+    transform = build_augment(AugmentConfig(metal=0.5), CLASSES)
 
     def film(seed: int, epoch: int, index: int = 0) -> torch.Tensor:
         made = FilmDataset(dataset, tmp_path, CLASSES, longest_side_px=60, transform=transform, seed=seed)
@@ -105,7 +105,9 @@ def test_changes_depend_on_seed_epoch_and_film(dataset: Dataset, tmp_path: Path)
 
 
 def test_workers_change_nothing(dataset: Dataset, tmp_path: Path) -> None:
-    films = FilmDataset(dataset, tmp_path, CLASSES, longest_side_px=60, transform=build_augment(AugmentConfig()))
+    films = FilmDataset(
+        dataset, tmp_path, CLASSES, longest_side_px=60, transform=build_augment(AugmentConfig(metal=0.5), CLASSES)
+    )
     sampler = EpochSampler(2, seed=0)
     sampler.epoch = 3
     batches = [

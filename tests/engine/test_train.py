@@ -94,6 +94,7 @@ def test_an_interrupted_run_resumed_is_the_uninterrupted_run(
 ) -> None:
     config = tiny(
         "schedule.epochs=4", f"optim.name={optimiser}", "optim.lr=0.01", f"optim.ema_decay={average}",
+        "data.augment.metal=0.5",
     )  # fmt: skip
     val = films.subset({1, 2})
     train(config, films, val, images, tmp_path / "whole")

@@ -123,8 +123,7 @@ class FilmDataset(data.Dataset[Sample]):
         masks = torch.stack(dense) if dense else torch.zeros((0, height, width), dtype=torch.bool)
         labels = torch.tensor(reduced.labels, dtype=torch.int64)
         if self.transform is not None:
-            film, masks, kept = augment(film, masks, self.transform, _seed(self.seed, epoch, index))
-            labels = labels[kept]
+            film, masks, labels = augment(film, masks, labels, self.transform, _seed(self.seed, epoch, index))
         target = {"boxes": mask_boxes(masks), "labels": labels, "masks": masks.to(torch.uint8)}
         return film.expand(3, -1, -1), target, self.records[index].file_name
 

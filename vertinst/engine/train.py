@@ -132,7 +132,7 @@ def train(
             config.classes,
             longest_side_px=longest,
             tone=getattr(options, "film_tone", "window"),
-            transform=build_augment(config.data.augment),
+            transform=build_augment(config.data.augment, config.classes),
             seed=config.seed,
             cache=config.data.cache,
             progress=progress,

@@ -480,9 +480,8 @@ def show_taken(taken: Any) -> None:
     if taken.whole:
         err.print(f"Started from {taken.weights}: everything fitted.")
         return
-    table = Table(
-        "part", "taken", "anew", "skipped", "why", title=f"Started from {taken.weights}", title_justify="left"
-    )
+    table = Table("part", "taken", "anew", "skipped", title=f"Started from {taken.weights}", title_justify="left")
+    table.add_column("why", overflow="fold")
     for part in taken.parts():
         counts = (part.taken, part.anew, part.skipped)
         table.add_row(part.name, *map(str, counts), "\n".join(part.reasons))

@@ -325,7 +325,7 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, *, strict: bool = Tru
     taken = compare(checkpoint.path.name, wanted, checkpoint.weights)
     fitting = {row.name: checkpoint.weights[row.name] for row in taken.rows if row.outcome == "taken"}
     if not taken.whole and (strict or not fitting):
-        problems = [f"{row.name} {_said(row.reason)}" for row in taken.rows if row.reason]
+        problems = [f"{row.name} {row.reason}" for row in taken.rows if row.reason]
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(
             f"weights do not fit the model: {'; '.join(problems[:3])}{more}",
@@ -334,10 +334,6 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, *, strict: bool = Tru
         )
     model.load_state_dict(fitting, strict=False)
     return taken
-
-
-def _said(reason: str) -> str:
-    return reason if reason.startswith("must be") else f"is {reason}"
 
 
 def start_from(

@@ -14,6 +14,8 @@ __all__ = ["Part", "Row", "Taken", "compare"]
 # Batch norm's count of batches: unused with its usual momentum, and older files lack it.
 COUNTER = "num_batches_tracked"
 
+Shape = tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class Row:
@@ -21,18 +23,29 @@ class Row:
 
     Attributes:
         name: Of the tensor.
-        outcome: `taken` over; `anew`: the model's own start was kept; `skipped`: the model has no such tensor.
-        reason: Why it was not taken; empty if it was.
+        wanted: Its shape in the model; None if the model has no such tensor.
+        got: Its shape in the checkpoint; None if it is missing there.
     """
 
     name: str
-    outcome: Literal["taken", "anew", "skipped"]
-    reason: str = ""
+    wanted: Shape | None
+    got: Shape | None
 
     @property
-    def part(self) -> str:
-        """Part of the network: the first word of the name."""
-        return self.name.split(".", 1)[0]
+    def outcome(self) -> Literal["taken", "anew", "skipped"]:
+        """`taken` over; `anew`: the model's own start was kept; `skipped`: the model has no such tensor."""
+        if self.wanted is None:
+            return "skipped"
+        return "taken" if self.wanted == self.got else "anew"
+
+    @property
+    def reason(self) -> str:
+        """Why it was not taken, to be read after its name; empty if it was."""
+        if self.wanted is None:
+            return "is not part of the model"
+        if self.got is None:
+            return "is missing"
+        return "" if self.wanted == self.got else f"must be {self.wanted}, got {self.got}"
 
 
 @dataclass(frozen=True)
@@ -40,11 +53,11 @@ class Part:
     """Numbers of tensors of one part of a network.
 
     Attributes:
-        name: Of the part.
+        name: Of the part: the first word of its tensors' names.
         taken: Tensors taken over.
         anew: Tensors of the model that start anew.
         skipped: Tensors of the checkpoint that the model does not have.
-        reasons: Why tensors were not taken: how many and which, e.g. `2 missing (head.bias ...)`.
+        reasons: For each kind of reason how many tensors were not taken, with the first of them.
     """
 
     name: str
@@ -78,29 +91,34 @@ class Taken:
 
     def parts(self) -> tuple[Part, ...]:
         """One line for each part of the network, in its order."""
-        names = dict.fromkeys(row.part for row in self.rows)
-        return tuple(_part(name, [row for row in self.rows if row.part == name]) for name in names)
+        parts: dict[str, list[Row]] = {}
+        for row in self.rows:
+            parts.setdefault(row.name.split(".", 1)[0], []).append(row)
+        return tuple(_part(name, rows) for name, rows in parts.items())
 
     def record(self) -> dict[str, Any]:
         """For JSON: counts by part, and every tensor that was not taken with the reason."""
+        left = [row for row in self.rows if row.outcome != "taken"]
         return {
             "weights": self.weights,
             "not_taken": list(self.anew),
             "parts": [{**asdict(part), "reasons": list(part.reasons)} for part in self.parts()],
-            "tensors": [asdict(row) for row in self.rows if row.outcome != "taken"],
+            "tensors": [{"name": row.name, "outcome": row.outcome, "reason": row.reason} for row in left],
         }
 
 
 def _part(name: str, rows: list[Row]) -> Part:
     counts = Counter(row.outcome for row in rows)
-    places: dict[str, list[str]] = {}
+    kinds: dict[tuple[bool, bool], list[Row]] = {}
     for row in rows:
-        if row.reason:
-            places.setdefault(row.reason, []).append(row.name)
-    reasons = tuple(
-        f"{len(names)} {reason} ({names[0]}{' ...' if len(names) > 1 else ''})" for reason, names in places.items()
-    )
+        if row.outcome != "taken":
+            kinds.setdefault((row.wanted is None, row.got is None), []).append(row)
+    reasons = tuple(f"{first.name} {first.reason}{_more(len(others))}" for first, *others in kinds.values())
     return Part(name, counts["taken"], counts["anew"], counts["skipped"], reasons)
+
+
+def _more(others: int) -> str:
+    return f"; {others} more like it" if others else ""
 
 
 def compare(weights: str, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Taken:
@@ -109,17 +127,11 @@ def compare(weights: str, wanted: Mapping[str, Tensor], found: Mapping[str, Tens
     Args:
         weights: File name of the checkpoint.
         wanted: The model's `state_dict()`.
-        found: The checkpoint's tensors. Batch norm's counters are not compared: they may be missing or left over.
+        found: The checkpoint's tensors. Batch norm's counters may be missing or left over.
     """
-    rows = [_row(name, wanted.get(name), found.get(name)) for name in {**wanted, **found}]
+    rows = [Row(name, _shape(wanted.get(name)), _shape(found.get(name))) for name in {**wanted, **found}]
     return Taken(weights, tuple(row for row in rows if row.outcome == "taken" or not row.name.endswith(COUNTER)))
 
 
-def _row(name: str, wanted: Tensor | None, got: Tensor | None) -> Row:
-    if wanted is None:
-        return Row(name, "skipped", "not part of the model")
-    if got is None:
-        return Row(name, "anew", "missing")
-    if wanted.shape == got.shape:
-        return Row(name, "taken")
-    return Row(name, "anew", f"must be {tuple(wanted.shape)}, got {tuple(got.shape)}")
+def _shape(tensor: Tensor | None) -> Shape | None:
+    return None if tensor is None else tuple(tensor.shape)

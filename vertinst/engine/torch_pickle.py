@@ -193,9 +193,10 @@ class _Machine:
 
     def storage(self, _: Any) -> None:
         """A storage named by a tuple: `storage`, kind, key, device, elements and, in legacy files, a view of it."""
-        what, kind, key, _device, count, *rest = _of(self.stack.pop(), tuple)
-        if what != "storage" or len(rest) > 1:
+        what, *parts = _of(self.stack.pop(), tuple)
+        if what != "storage":
             raise PickleRefusedError("it holds a whole model with its code, which was not run")
+        kind, key, _device, count, *rest = parts
         view = None
         if rest and rest[0] is not None:
             _view_key, first, length = _of(rest[0], tuple)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 from PIL import Image
 from rich.console import Console
 
@@ -101,6 +103,22 @@ def test_coco_results_are_scored_with_an_anchor_and_without_names_of_patients(st
     assert right["anchored"]["labelled"] == right["anchored"]["found"] == len(results)
     folder = ["evaluate", "--gt", f"{study}/coco.json", "--pred", f"{study}/run/val", "--out", f"{tmp_path}/m.json"]
     fails(capsys, [*folder, "--anchor", "L5=lowest"], "--anchor is for COCO results")
+
+
+def test_training_says_what_it_took_of_the_weights_it_starts_from(study, capsys, tmp_path):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    capsys.readouterr()
+    again = [*train_on(study, f"{study}/split"), *TINY, "--set"]
+    assert run([*again, f"init.weights={tmp_path}/resnet18.pth", "--out", f"{tmp_path}/a"]) == 0
+    shown = capsys.readouterr().err
+    assert "Started from resnet18.pth" in shown
+    assert re.search(r"backbone\W+120\W+0\W+0 ", shown), shown
+    assert re.search(r"fc\W+0\W+0\W+2\W+fc\.weight is not part", shown), shown
+    assert json.loads((tmp_path / "a" / "init.json").read_text())["parts"][0]["taken"] == 120
+    assert run([*again, f"init.weights={study}/run", "--out", f"{tmp_path}/b"]) == 0
+    assert "Started from best.safetensors: everything fitted." in capsys.readouterr().err
+    predict = ["predict", "--weights", f"{tmp_path}/resnet18.pth", f"{study}/films/images", "--out", f"{tmp_path}/p"]
+    fails(capsys, predict, r"resnet18\.pth: .*got a backbone alone \(resnet18\)\n.*--set init\.weights=")
 
 
 def test_python_interface(study):

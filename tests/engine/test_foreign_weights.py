@@ -1,0 +1,148 @@
+"""Weights of others, from the file to predictions and to the start of a training."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+import vertinst
+from vertinst import plugins
+from vertinst.engine import checkpoint as checkpoints
+from vertinst.engine.checkpoint import Checkpoint, Description
+from vertinst.errors import CheckpointError
+from vertinst.models import yolact
+from vertinst.models.yolact import Options
+
+SMALL = {"image_size": 64, "channels": 8, "prototypes": 4}
+OURS = ("lumbar", "sacral", "cage")
+
+
+@pytest.fixture(scope="module")
+def original() -> yolact.Yolact:
+    """A narrow network with the names, layers and settings of the original, for two classes."""
+    torch.manual_seed(0)
+    return yolact.build(Options(preset="original", backbone="resnet50", **SMALL), ("class 1", "class 2")).eval()
+
+
+@pytest.fixture(scope="module")
+def weights(original: yolact.Yolact, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its file, as the original would have named and saved it in 2019."""
+    path = tmp_path_factory.mktemp("weights") / "yolact_im64_54_800000.pth"
+    torch.save(original.state_dict(), path, _use_new_zipfile_serialization=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("backbone") / "resnet18-5c106cde.pth"
+    torch.save(torchvision.models.resnet18().state_dict(), path)
+    return path
+
+
+def start(path: Path, *, strict: bool = True, model: str = "yolact", **options: Any) -> Any:
+    """The network that a training for our classes starts from, and what it took."""
+    plugin = plugins.load("models", model)
+    chosen = plugin.Options(**options)
+    network = plugin.build(chosen, OURS)
+    return network, checkpoints.start_from(network, checkpoints.read(path), model, chosen, OURS, strict=strict)
+
+
+def test_a_file_of_the_original_predicts_what_its_network_does(original: yolact.Yolact, weights: Path) -> None:
+    noted: list[str] = []
+    predictor = vertinst.load_model(weights, precision="32", device="cpu", noted=noted.append)
+    assert predictor.classes == ("class 1", "class 2")
+    assert predictor.provenance()["weights"] == "yolact_im64_54_800000.pth"
+    (sentence,) = noted
+    for fact in ("yolact_im64_54_800000.pth", "backbone resnet50", "image_size 64", "2 classes, class 1 to class 2"):
+        assert fact in sentence
+    film = np.random.default_rng(0).random((80, 60), dtype=np.float32)
+    (found,) = predictor.predict([film])
+    with torch.inference_mode():
+        (wanted,) = original([torch.from_numpy(film).expand(3, -1, -1)])
+    assert len(found) == len(wanted) > 0
+    np.testing.assert_allclose(found.boxes, wanted.boxes, atol=1e-3)
+    np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-5)
+
+
+def test_a_training_for_other_classes_takes_all_that_fits(original: yolact.Yolact, weights: Path) -> None:
+    network, taken = start(weights, **SMALL)
+    parts = {part.name: part for part in taken.parts()}
+    for name in ("backbone", "fpn", "proto_net"):
+        assert parts[name].taken > 0
+        assert (parts[name].anew, parts[name].skipped) == (0, 0)
+    assert parts["prediction_layers"].taken == 2
+    assert set(taken.anew) == {
+        f"{layer}.{kind}"
+        for layer in (*(f"prediction_layers.0.{head}_layer" for head in ("bbox", "conf", "mask")), "semantic_seg_conv")
+        for kind in ("weight", "bias")
+    }
+    for part in ("backbone", "fpn", "proto_net"):
+        ours, theirs = (getattr(model, part).state_dict() for model in (network, original))
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_with_the_original_s_anchors_boxes_and_coefficients_are_taken_too(weights: Path) -> None:
+    _, taken = start(weights, preset="original", **SMALL)
+    layers = ("prediction_layers.0.conf_layer", "semantic_seg_conv")
+    assert set(taken.anew) == {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
+
+
+def test_another_backbone_is_refused_unless_what_fits_is_asked_for(weights: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"backbone resnet101, got resnet50(.|\n)*--set model\.backbone=resnet50"):
+        start(weights, backbone="resnet101", **SMALL)
+    _, taken = start(weights, strict=False, backbone="resnet101", **SMALL)
+    assert any(name.startswith("backbone.") for name in taken.anew)
+
+
+def test_deformable_weights_ask_for_deformable_convolutions(weights: Path) -> None:
+    found = checkpoints.read(weights)
+    found.description.options["deformable_interval"] = 1  # type: ignore[index]
+    options = Options(**SMALL)
+    with pytest.raises(CheckpointError, match=r"deformable_interval 0, got 1(.|\n)*model\.deformable_interval=1"):
+        checkpoints.start_from(yolact.build(options, OURS), found, "yolact", options, OURS, strict=True)
+    # Ordinary weights are a start for deformable convolutions, whose shifts begin at none.
+    _, taken = start(weights, deformable_interval=1, **SMALL)
+    assert all("conv2" in name for name in taken.anew if name.startswith("backbone."))
+
+
+def test_another_model_is_refused(weights: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"of the model mask_rcnn, got yolact(.|\n)*--set model\.name=yolact"):
+        start(weights, model="mask_rcnn", backbone="resnet18")
+
+
+def test_a_backbone_alone_starts_a_training_and_predicts_nothing(backbone: Path) -> None:
+    network, taken = start(backbone, backbone="resnet18", **SMALL)
+    assert not any(name.startswith("backbone.") for name in taken.anew)
+    assert [(part.name, part.skipped) for part in taken.parts() if part.skipped] == [("fc", 2)]
+    stored = torch.load(backbone, weights_only=True)["layer4.1.conv2.weight"]
+    assert torch.equal(network.state_dict()["backbone.layers.3.1.conv2.weight"], stored)
+    with pytest.raises(CheckpointError, match=r"got a backbone alone \(resnet18\)(.|\n)*init\.weights="):
+        vertinst.load_model(backbone)
+
+
+def test_networks_that_nobody_knows_are_refused(tmp_path: Path) -> None:
+    torch.save({"conv.weight": torch.zeros(2), "a\nb": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(
+        CheckpointError, match=r"of a network that is known here, got 2 tensors such as conv\.weight, a\\nb"
+    ):
+        checkpoints.read(tmp_path / "other.pth")
+
+
+def test_options_out_of_range_are_refused(tmp_path: Path) -> None:
+    description = Description("yolact", {"prototypes": 300}, ("a",), versions={})
+    with pytest.raises(
+        CheckpointError, match=r"no model 'yolact' with the checkpoint's options(.|\n)*Take other weights"
+    ):
+        checkpoints.build_model(Checkpoint(tmp_path / "x.pth", description, {}, {}, foreign=True))
+
+
+def test_a_network_with_a_part_missing_is_refused(weights: Path, tmp_path: Path) -> None:
+    tensors = torch.load(weights, weights_only=True)
+    del tensors["fpn.pred_layers.1.bias"]
+    path = tmp_path / weights.name
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in tensors.items()}}, path)
+    with pytest.raises(CheckpointError, match=r"do not fit the model: fpn\.pred_layers\.1\.bias is missing"):
+        vertinst.load_model(path)

@@ -24,7 +24,7 @@ from vertinst.progress import Progress, silent, track
 from vertinst.structures import rle
 from vertinst.structures.dataset import Dataset, ImageRecord
 
-__all__ = ["Batch", "EpochSampler", "FilmDataset", "Sample", "check_films", "collate"]
+__all__ = ["Batch", "EpochSampler", "FilmDataset", "Sample", "check_films", "collate", "start_worker"]
 
 Grey = TypeVar("Grey", np.float32, np.uint8)
 
@@ -159,6 +159,11 @@ def collate(samples: Sequence[Sample] | DataError) -> Batch | DataError:
         return samples
     films, targets, names = zip(*samples, strict=True)
     return list(films), list(targets), list(names)
+
+
+def start_worker(number: int) -> None:
+    """What a process that prepares films does first: OpenCV would start as many threads in each as there are cores."""
+    cv2.setNumThreads(0)
 
 
 def check_films(dataset: Dataset, images: Path, classes: tuple[str, ...]) -> None:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from vertinst import files, plugins
 from vertinst.config import Config, model_options
-from vertinst.data.films import Batch, EpochSampler, FilmDataset, check_films, collate
+from vertinst.data.films import Batch, EpochSampler, FilmDataset, check_films, collate, start_worker
 from vertinst.data.radiograph import read_film
 from vertinst.data.transforms import build_augment
 from vertinst.engine import checkpoint as checkpoints
@@ -180,6 +180,7 @@ class Trainer:
             sampler=self.sampler,
             num_workers=config.data.workers,
             collate_fn=collate,
+            worker_init_fn=start_worker,
             persistent_workers=config.data.workers > 0,
             pin_memory=device.type == "cuda",
             # Its own, or it would draw from the model's, and with worker processes less often than without.

@@ -143,6 +143,18 @@ def test_tensors_as_the_oldest_versions_wrote_them(tmp_path: Path, before: bytes
     assert torch.equal(read_state_dict(tmp_path / "old.pth")["w"], values.reshape(2, 3))
 
 
+def test_state_dicts_of_python_2(tmp_path: Path) -> None:
+    short = b"U\x01w"
+    body = (
+        b"ctorch._utils\n_rebuild_tensor\n(" + storage(6, more=b"N") + number(0) + numbers((6,)) + numbers((1,)) + b"tR"
+    )
+    content = b"\x80\x02ccollections\nOrderedDict\n](](" + short + body + b"ee\x85R."
+    values = torch.arange(6.0)
+    (tmp_path / "old.pth").write_bytes(legacy(content, ["0"], struct.pack("<q", 6) + values.numpy().tobytes()))
+    assert torch.equal(read_state_dict(tmp_path / "old.pth")["w"], values)
+    refuse(tmp_path / "odd.pth", legacy(content.replace(short, b"U\x01wN"), ["0"]), "list of tensors is damaged")
+
+
 def test_views_of_storages_are_read_and_kept_inside(tmp_path: Path) -> None:
     values = torch.arange(6.0)
     data = struct.pack("<q", 6) + values.numpy().tobytes()
@@ -216,7 +228,7 @@ class Call:
             r"asks for (__builtin__|builtins)\.exec, which is co",
         ),
         ({"w": torch.zeros(2), "x": Call(bytearray, 10**13)}, r"asks for (__builtin__|builtins)\.bytearray"),
-        ({"w": torch.zeros(2), "x": Call(OrderedDict, [])}, "in a way that no state dict does"),
+        ({"w": torch.zeros(2), "x": Call(OrderedDict, [], 3)}, "in a way that no state dict does"),
         ({"w": torch.zeros(2), "x": zipfile.ZipInfo()}, r"asks for zipfile\.ZipInfo, which is code"),
         ({"w": torch.zeros(2).to_sparse()}, "asks for torch.*, which is code"),
         (torch.zeros(2), "must be tensors by name, got a tensor alone"),

@@ -211,8 +211,11 @@ class _Machine:
     def call(self, _: Any) -> None:
         arguments = _of(self.stack.pop(), tuple)
         called = _of(self.stack.pop(), _Name).path
-        if called == _ORDERED_DICT and not arguments:
+        if called == _ORDERED_DICT and len(arguments) <= 1:
+            # Python 2 wrote the items as an argument, Python 3 sets them afterwards.
+            items = [_of(item, list, tuple) for item in (_of(arguments[0], list) if arguments else [])]
             self.stack.append({})
+            self.update([part for key, value in items for part in (key, value)])
         elif called == _TENSOR_V1:
             self.stack.append(_tensor(*arguments))
         elif called == _TENSOR_V2:

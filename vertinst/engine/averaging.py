@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -54,14 +55,16 @@ class WeightAverage:
             model: After the optimiser's step.
             number: Of the update, from 1.
         """
-        weight = 1 - decay_at(number, self.decay)
         averaged, current = [], []
-        now: Mapping[str, Tensor] = model.state_dict()
-        for name, kept in self.model.state_dict().items():
+        for kept, now in zip(_tensors(self.model), _tensors(model), strict=True):
             if kept.is_floating_point():
                 averaged.append(kept)
-                current.append(now[name])
+                current.append(now)
             else:
-                kept.copy_(now[name])
+                kept.copy_(now)
         # One call for all tensors: a GPU would otherwise be sent hundreds of small ones at each step.
-        torch._foreach_lerp_(averaged, current, weight)
+        torch._foreach_lerp_(averaged, current, 1 - decay_at(number, self.decay))
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    return chain(model.parameters(), model.buffers())

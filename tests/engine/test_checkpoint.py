@@ -15,6 +15,7 @@ from vertinst import plugins
 from vertinst.config import Config
 from vertinst.engine import checkpoint as checkpoints
 from vertinst.engine.checkpoint import Description
+from vertinst.engine.start import check_classes
 from vertinst.errors import CheckpointError, VertinstError
 from vertinst.version import __version__
 
@@ -110,7 +111,9 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path, protocol: int, 
             pickle_protocol=protocol,
             _use_new_zipfile_serialization=zipped,
         )
-        with pytest.raises(CheckpointError, match=r"asks for \w+\.mkdir, which is code(.|\n)*state dict|has protocol 4"):
+        with pytest.raises(
+            CheckpointError, match=r"asks for \w+\.mkdir, which is code(.|\n)*state dict|has protocol 4"
+        ):
             checkpoints.read(path)
     assert not (tmp_path / "hacked").exists()
 
@@ -181,9 +184,9 @@ def test_nothing_that_fits_is_an_error_even_when_not_strict(model: torch.nn.Modu
 def test_other_classes_are_refused_by_name(model: torch.nn.Module, tmp_path: Path, classes: tuple[str, ...]) -> None:
     checkpoints.save(tmp_path / "weights.safetensors", model.state_dict(), described())
     found = checkpoints.read(tmp_path / "weights.safetensors")
-    checkpoints.check_classes(found, CLASSES)
+    check_classes(found, CLASSES)
     with pytest.raises(CheckpointError, match=f"for the classes {', '.join(classes)}, got lumbar, sacral"):
-        checkpoints.check_classes(found, classes)
+        check_classes(found, classes)
 
 
 def test_a_full_disk_leaves_the_old_file(model: torch.nn.Module, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import vertinst
 from vertinst import plugins
 from vertinst.engine import checkpoint as checkpoints
 from vertinst.engine.checkpoint import Checkpoint, Description
+from vertinst.engine.start import start_from
 from vertinst.errors import CheckpointError
 from vertinst.models import yolact
 from vertinst.models.yolact import Options
@@ -47,7 +48,7 @@ def start(path: Path, *, strict: bool = True, model: str = "yolact", **options: 
     plugin = plugins.load("models", model)
     chosen = plugin.Options(**options)
     network = plugin.build(chosen, OURS)
-    return network, checkpoints.start_from(network, checkpoints.read(path), model, chosen, OURS, strict=strict)
+    return network, start_from(network, checkpoints.read(path), model, chosen, OURS, strict=strict)
 
 
 def test_a_file_of_the_original_predicts_what_its_network_does(original: yolact.Yolact, weights: Path) -> None:
@@ -102,7 +103,7 @@ def test_deformable_weights_ask_for_deformable_convolutions(weights: Path) -> No
     found.description.options["deformable_interval"] = 1  # type: ignore[index]
     options = Options(**SMALL)
     with pytest.raises(CheckpointError, match=r"deformable_interval 0, got 1(.|\n)*model\.deformable_interval=1"):
-        checkpoints.start_from(yolact.build(options, OURS), found, "yolact", options, OURS, strict=True)
+        start_from(yolact.build(options, OURS), found, "yolact", options, OURS, strict=True)
     # Ordinary weights are a start for deformable convolutions, whose shifts begin at none.
     _, taken = start(weights, deformable_interval=1, **SMALL)
     assert all("conv2" in name for name in taken.anew if name.startswith("backbone."))

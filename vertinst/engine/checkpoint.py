@@ -32,12 +32,10 @@ __all__ = [
     "Checkpoint",
     "Description",
     "build_model",
-    "check_classes",
     "find_weights",
     "load_weights",
     "read",
     "save",
-    "start_from",
     "versions",
 ]
 
@@ -50,9 +48,6 @@ DEMO_WEIGHTS = "yolact_demo.safetensors"
 STATE_PREFIX = "training/"
 METADATA_KEY = "vertinst"
 MAX_HEADER_BYTES = 20_000_000
-
-# Options without which foreign weights mean nothing, even where shapes happen to fit.
-ESSENTIAL_OPTIONS = ("backbone", "deformable_interval")
 
 
 @dataclass(frozen=True)
@@ -334,62 +329,3 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, *, strict: bool = Tru
         )
     model.load_state_dict(fitting, strict=False)
     return taken
-
-
-def start_from(
-    model: nn.Module, checkpoint: Checkpoint, name: str, options: BaseModel, classes: tuple[str, ...], *, strict: bool
-) -> Taken:
-    """Copy what a training starts from into its model.
-
-    Weights of vertinst must fit whole, with the same classes, unless `strict` is off. Of foreign weights what fits is
-    taken in any case (other classes and anchors start anew: that is what one takes them for), but `strict` asks for
-    the same backbone.
-
-    Args:
-        model: The model to be trained.
-        checkpoint: What it starts from.
-        name: The model's name.
-        options: Its options.
-        classes: Its classes.
-        strict: See above.
-
-    Raises:
-        CheckpointError: The weights are of another model, backbone or for other classes; or nothing of them fits.
-    """
-    found = checkpoint.description
-    if not checkpoint.foreign:
-        if strict:
-            check_classes(checkpoint, classes)
-        return load_weights(model, checkpoint, strict=strict)
-    if found.model != name:
-        raise CheckpointError(
-            f"weights must be of the model {name}, got {found.model}",
-            where=checkpoint.path,
-            fix=f"Train that: --set model.name={found.model}.",
-        )
-    for option in ESSENTIAL_OPTIONS if strict else ():
-        wanted, got = getattr(options, option, None), found.options.get(option)
-        if got and got != wanted:
-            raise CheckpointError(
-                f"weights must have {option} {wanted}, got {got}",
-                where=checkpoint.path,
-                fix=f"Train that: --set model.{option}={got}. "
-                "With --set init.strict=false all is taken that has the same shape.",
-            )
-    return load_weights(model, checkpoint, strict=False)
-
-
-def check_classes(checkpoint: Checkpoint, classes: tuple[str, ...]) -> None:
-    """Refuse weights trained for other classes, or for the same in another order.
-
-    Raises:
-        CheckpointError: The names differ.
-    """
-    got = checkpoint.description.classes
-    if got != classes:
-        raise CheckpointError(
-            f"weights must be for the classes {', '.join(classes)}, got {', '.join(got)}",
-            where=checkpoint.path,
-            fix=f"Train those (--set 'classes=[{', '.join(got)}]'), or start from weights for your classes; "
-            "--set init.strict=false takes over the parts that fit.",
-        )

@@ -28,6 +28,7 @@ from vertinst.engine.precision import choose_device, choose_precision, lay_out
 from vertinst.engine.predict import Predictor, load_model, predict_films
 from vertinst.engine.run_folder import WAIT_COLUMN, Curves, RunFolder, fingerprint
 from vertinst.engine.seeding import reproducible, seed_everything
+from vertinst.engine.start import start_from
 from vertinst.engine.taken import Taken
 from vertinst.engine.validate import summary_numbers, validate
 from vertinst.errors import CheckpointError, DataError, NonFiniteLossError, VertinstError
@@ -212,7 +213,7 @@ class Trainer:
         """Load weights to start from; init.json in the run's folder says what was and was not taken."""
         checkpoint = checkpoints.read(weights)
         config = self.config
-        taken = checkpoints.start_from(
+        taken = start_from(
             self.model, checkpoint, config.model.name, self.options, config.classes, strict=config.init.strict
         )
         files.write_json(self.folder.init, taken.record(), indent=1)

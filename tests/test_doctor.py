@@ -27,3 +27,20 @@ def test_a_dicom_decoder_that_does_not_load_comes_with_its_command(monkeypatch):
     monkeypatch.setattr("vertinst.data.dicom_pixels.missing_decoders", lambda: {"JPEG Lossless": "python-gdcm"})
     assert "JPEG Lossless" in doctor._dicom().found
     assert doctor._dicom().mend == "pip install --force-reinstall python-gdcm"
+
+
+def test_a_missing_extra_comes_with_its_command_and_is_no_fault(monkeypatch):
+    installed = {f.what: f for f in doctor._extras()}
+    assert f"onnxruntime {metadata.version('onnxruntime')}" in installed["extra onnx"].found
+    assert not installed["extra openvino"].mend
+
+    def version(name, find=metadata.version):
+        if name == "openvino":
+            raise metadata.PackageNotFoundError(name)
+        return find(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    missing = {f.what: f for f in doctor._extras()}["extra openvino"]
+    assert missing.found.startswith("openvino missing: needed for export-model --format openvino")
+    assert missing.mend == 'pip install "vertinst[openvino]"'
+    assert not missing.fatal

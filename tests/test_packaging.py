@@ -28,6 +28,9 @@ PACKAGES = (
 TORCH = {"torch", "torchvision", "lightning_fabric", "safetensors"}
 # Only inside of functions, and only where the command that needs it runs.
 LAZY = {"cli.py", "doctor.py", "demo.py"}
+# What extras bring is imported by these alone, inside of functions.
+EXTRAS = ("onnx", "openvino")
+WITH_EXTRAS = {"vertinst.engine.runtimes", "vertinst.engine.quantise"}
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -100,21 +103,29 @@ def test_every_folder_with_code_is_a_package_of_the_list_and_the_other_way_round
             assert any(path.match(pattern) for pattern in tool["package-data"].get(home, ())), path
 
 
-def test_everything_imported_is_declared_and_everything_declared_is_needed() -> None:
-    declared = {
+def declared(*extras: str) -> set[str]:
+    """Distributions that vertinst asks for, with any of the extras."""
+    return {
         re.sub(r"[-_.]+", "-", requirement.name).lower()
         for requirement in map(Requirement, metadata.requires("vertinst") or ())
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in ("", *extras))
     }
+
+
+def test_everything_imported_is_declared_and_everything_declared_is_needed() -> None:
+    always, optional = declared(), declared(*EXTRAS) - declared()
     homes = metadata.packages_distributions()
     used: set[str] = set()
     for name, path in modules().items():
+        at_once = imported(path, lazy=False)
         for top in imported(path, lazy=True) - set(sys.stdlib_module_names) - {"vertinst"}:
             distributions = {re.sub(r"[-_.]+", "-", d).lower() for d in homes.get(top, ())}
-            assert distributions & declared, f"{name} imports {top}, which no dependency brings"
-            used |= distributions & declared
+            allowed = always if top in at_once or name not in WITH_EXTRAS else always | optional
+            assert distributions & allowed, f"{name} imports {top}, which no dependency brings"
+            used |= distributions & allowed
     # pydicom itself loads the decoder when a film needs it.
-    assert declared - used == {"python-gdcm"}
+    assert always - used == {"python-gdcm"}
+    assert optional <= used
 
 
 @pytest.mark.parametrize(

@@ -520,7 +520,7 @@ def load_split(data: Path, seed: int) -> tuple[Any, Any]:
 @app.command()
 def predict(
     films: Annotated[list[Path], typer.Argument(help="Films or folders of films.")],
-    weights: Annotated[Path, typer.Option(help="Folder of a run, or a weights file.")],
+    weights: Annotated[Path, typer.Option(help="Folder of a run or of an exported model, or a weights file.")],
     out_folder: Annotated[Path, typer.Option("--out", help="New folder for JSON, overlays and masks.")],
     anchor: AnchorOption = None,
     score: Annotated[float, typer.Option(help="Lowest score of an instance.")] = 0.5,
@@ -530,6 +530,9 @@ def predict(
     ] = None,
     precision: Precision = "auto",
     device: Device = "auto",
+    engine: Annotated[
+        str, typer.Option(help="auto (what an exported folder is for, else torch), torch, onnx or openvino.")
+    ] = "auto",
     overwrite: Overwrite = False,
 ) -> None:
     """Find and name vertebrae and implants on films."""
@@ -547,7 +550,7 @@ def predict(
     if overwrite:
         keep_inputs(out_folder, [weights, *films])
     with waiting("loading the network"):
-        model = load_model(weights, precision=precision, device=device, noted=err.print)
+        model = load_model(weights, precision=precision, device=device, engine=engine, noted=err.print)
     with progress_display() as progress:
         predict_films(
             model,
@@ -561,6 +564,59 @@ def predict(
             merged=merged_choice(classes),
         )
     out.print(f"{len(paths)} films: labelled JSON in {out_folder}, pictures in {out_folder / 'overlays'}")
+
+
+@app.command("export-model")
+def export_model(
+    weights: Annotated[Path, typer.Option(help="Folder of a run, or a weights file.")],
+    form: Annotated[str, typer.Option("--format", help="onnx or openvino.")],
+    out_folder: Annotated[Path, typer.Option("--out", help="New folder for the network and model.json.")],
+    int8: Annotated[
+        bool, typer.Option("--int8", help="8-bit integers; what that costs in AP on phantoms is measured.")
+    ] = False,
+    films: Annotated[
+        Path | None, typer.Option(help="Folder of films to calibrate int8 with; phantoms are drawn if left away.")
+    ] = None,
+    phantoms: Annotated[int, typer.Option(help="Phantoms to calibrate int8 with, and to measure its loss on.")] = 24,
+    overwrite: Overwrite = False,
+) -> None:
+    """Export a trained network to ONNX or OpenVINO.
+
+    The folder is what `predict --weights` takes, and computes faster than PyTorch on processors.
+    """
+    with waiting("loading PyTorch"):
+        from vertinst.engine.export import export_model as run_export
+
+    with progress_display() as progress:
+        result = run_export(
+            weights,
+            form,
+            out_folder,
+            int8=int8,
+            films=films,
+            phantoms=phantoms,
+            overwrite=overwrite,
+            noted=err.print,
+            progress=progress,
+        )
+    show_export(result)
+    out.print(f"Next: vertinst predict --weights {out_folder} FILMS --out predictions")
+
+
+def show_export(result: Any) -> None:
+    """Print what was exported, and what int8 costs."""
+    record = result.record
+    size = sum(facts.bytes for facts in record.files.values()) / 1e6
+    out.print(f"{record.model} for {record.format} in {result.folder}, {size:.1f} MB")
+    if record.int8 is None:
+        out.print(f"Largest difference to PyTorch's outputs on a trial film: {record.largest_difference:.1g} of them")
+        return
+    loss = record.int8["phantoms"]
+    title = f"AP on {loss['films']} phantoms that neither was fitted to"
+    table = Table("", "PyTorch, float32", "int8", "loss", title=title, title_justify="left")
+    for key, name in (("mask_AP", "mask AP"), ("box_AP", "box AP")):
+        table.add_row(name, *(as_text(loss[column][key]) for column in ("native", "exported", "loss")))
+    out.print(table)
 
 
 @app.command()

@@ -36,7 +36,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at Python, packages, operators, devices, precision, memory and disk; nothing is changed or fetched."""
-    return [_python(), *_packages(), _operators(), _dicom(), *_devices(), *_room()]
+    return [_python(), *_packages(), _operators(), _dicom(), *_extras(), *_devices(), *_room()]
 
 
 def _python() -> Finding:
@@ -61,6 +61,24 @@ def _package(requirement: Requirement) -> Finding:
     if not requirement.specifier.contains(version, prereleases=True):
         return Finding(requirement.name, f"{version}, needs {requirement.specifier}", mend, fatal=True)
     return Finding(requirement.name, version)
+
+
+def _extras() -> list[Finding]:
+    """Packages that only some commands need; nothing is imported."""
+    uses = {"onnx": "export-model --format onnx or --int8, predict --engine onnx"}
+    uses["openvino"] = "export-model --format openvino, predict --engine openvino"
+    return [_extra(name, use) for name, use in uses.items()]
+
+
+def _extra(name: str, use: str) -> Finding:
+    declared = map(Requirement, metadata.requires("vertinst") or [])
+    wanted = [r for r in declared if r.marker and not r.marker.evaluate({"extra": ""})]
+    found = [_package(r) for r in wanted if r.marker and r.marker.evaluate({"extra": name})]
+    mend = f'pip install "vertinst[{name}]"'
+    if any(finding.mend for finding in found):
+        lacking = ", ".join(f"{finding.what} {finding.found}" for finding in found if finding.mend)
+        return Finding(f"extra {name}", f"{lacking}: needed for {use}", mend)
+    return Finding(f"extra {name}", ", ".join(f"{finding.what} {finding.found}" for finding in found))
 
 
 def _operators() -> Finding:

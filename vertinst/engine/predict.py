@@ -111,21 +111,30 @@ def load_model(
     *,
     precision: str = "auto",
     device: str = "auto",
+    engine: str = "auto",
     noted: Callable[[str], None] = lambda sentence: None,
 ) -> Predictor:
-    """Load a trained model.
+    """Load a trained or exported model.
 
     Args:
         path: A weights file, a run folder (its best weights), or `demo` for the packaged small ones. A file of
-            YOLACT's original implementation (`yolact_base_54_800000.pth`) is recognised.
+            YOLACT's original implementation (`yolact_base_54_800000.pth`) is recognised; so is a folder made by
+            `vertinst export-model`.
         precision: `auto` (bf16 where the hardware gains from it), `32` or `bf16`.
         device: `auto` (a GPU where there is one), `cpu` or `cuda`.
+        engine: `torch`, `onnx` or `openvino`; `auto` takes what an exported folder is for, else torch. A trained model
+            is converted for another engine on the spot.
         noted: Told what a foreign file was taken for.
 
     Raises:
         CheckpointError: The file is missing, broken, unknown or for a model this version does not have.
-        ConfigError: No such precision or device.
+        ConfigError: No such precision, device or engine, or an engine that is not installed.
     """
+    # Not above: exported models are predictors too.
+    from vertinst.engine import exported
+
+    if engine not in ("auto", "torch") or exported.is_exported(path):
+        return exported.load_exported(path, engine=engine, precision=precision, device=device)
     chosen = choose_device(device)
     checkpoint = checkpoints.read(path)
     if checkpoint.foreign:

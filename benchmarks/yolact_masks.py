@@ -30,8 +30,8 @@ from vertinst.config import load_config
 from vertinst.data.phantom import make_phantoms
 from vertinst.data.radiograph import read_film
 from vertinst.data.splits import split_by_patient
+from vertinst.engine import checkpoint as checkpoints
 from vertinst.engine.evaluate import EvaluateOptions, evaluate
-from vertinst.engine.predict import Predictor, load_model
 from vertinst.engine.train import train
 from vertinst.files import write_bytes, write_text
 from vertinst.postprocess.pipeline import SpineOptions, build_spine
@@ -101,7 +101,7 @@ def main() -> None:
         for training in options.trainings:
             run = _trained(options, training, seed, train_set, images)
             own = [row for row in rows if row.training == training]
-            for row, spines in zip(own, _predicted(load_model(run), own, test_set, images), strict=True):
+            for row, spines in zip(own, _predicted(run, own, test_set, images), strict=True):
                 widths = ({}, {"boundary_width": SHARP_WIDTH})
                 scored = [evaluate(test_set, spines, options=EvaluateOptions(**width)) for width in widths]
                 results[row.name].append((scored[0], scored[1]))
@@ -170,13 +170,14 @@ def _trained(options: argparse.Namespace, training: str, seed: int, train_set: D
     return run
 
 
-def _predicted(predictor: Predictor, rows: Sequence[Row], test_set: Dataset, images: Path) -> list[dict[str, Spine]]:
+def _predicted(run: Path, rows: Sequence[Row], test_set: Dataset, images: Path) -> list[dict[str, Spine]]:
     """Spines by film for each row; the network runs once for all of them."""
     found: list[dict[str, Spine]] = [{} for _ in rows]
-    model: Any = predictor.model.eval()
+    checkpoint = checkpoints.read(run)
+    model: Any = checkpoints.build_model(checkpoint).eval()
     trained = model.options
     for record in test_set.images:
-        film = torch.from_numpy(read_film(images / record.file_name, tone=predictor.tone).pixels)
+        film = torch.from_numpy(read_film(images / record.file_name, tone=trained.film_tone).pixels)
         with torch.inference_mode():
             batch, sizes = model.prepare([film.expand(3, -1, -1)])
             raw = model.network(batch)
@@ -184,9 +185,8 @@ def _predicted(predictor: Predictor, rows: Sequence[Row], test_set: Dataset, ima
                 model.options = trained.model_copy(update=dict(row.inference))
                 (instances,) = model.detect(raw, tuple(batch.shape[-2:]), [record.image_size], sizes)
                 spines[record.file_name] = build_spine(
-                    instances, predictor.classes, options=SpineOptions() if row.suppressed else OFF
+                    instances, checkpoint.description.classes, options=SpineOptions() if row.suppressed else OFF
                 )
-    model.options = trained
     return found
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,11 +12,13 @@ import torch
 
 import vertinst
 from vertinst.config import Config
-from vertinst.data.radiograph import read_film
+from vertinst.data.radiograph import Film, read_film
 from vertinst.engine.predict import Predictor, load_model, predict_films
 from vertinst.engine.train import train
-from vertinst.errors import CheckpointError, ConfigError, DataError, OutputExistsError
+from vertinst.errors import CheckpointError, ConfigError, DataError, OutputExistsError, VertinstError
+from vertinst.models import yolact
 from vertinst.postprocess.pipeline import SpineOptions
+from vertinst.report import results
 from vertinst.report.results import read_folder
 from vertinst.structures import Dataset, Instances, rle
 
@@ -23,10 +26,15 @@ OPTIONS = SpineOptions()
 
 
 class Fixed(torch.nn.Module):
-    """Finds a square in the corner of every film."""
+    """Finds a square in the corner of every film, and remembers which films came together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[list[tuple[int, ...]]] = []
 
     def forward(self, images):
         sizes = [tuple(image.shape[1:]) for image in images]
+        self.batches.append(sizes)
         return [Instances.from_masks(size, [square(size)], [1], [0.9]) for size in sizes]
 
 
@@ -57,6 +65,60 @@ def test_no_film_no_answer_and_wrong_shapes_are_refused(predictor: Predictor) ->
     assert predictor.predict([]) == []
     with pytest.raises(DataError, match=r"film must have shape \(H, W\), got \(3, 4, 5\)"):
         predictor.predict([np.zeros((3, 4, 5), dtype=np.float32)])
+
+
+def test_films_of_one_size_go_through_the_network_together(predictor: Predictor) -> None:
+    shapes = [(8, 8), (9, 8), (8, 8), (8, 8), (9, 8)]
+    found = predictor.predict([np.zeros(shape, dtype=np.float32) for shape in shapes], batch_size=4)
+    assert [film.image_size for film in found] == shapes
+    assert predictor.model.batches == [[(8, 8)] * 3, [(9, 8)], [(9, 8)]]
+    assert predictor.batch_size == 1
+    predictor.model.batches.clear()
+    predictor.predict([np.zeros(shape, dtype=np.float32) for shape in shapes])
+    assert predictor.model.batches == [[shape] for shape in shapes]
+
+
+def test_batches_find_what_single_films_show() -> None:
+    torch.manual_seed(0)
+    options = yolact.Options(
+        backbone="resnet18", image_size=64, channels=16, prototypes=4, score_threshold=0.0, max_detections=5
+    )
+    predictor = Predictor(yolact.build(options, ("a", "b")), ("a", "b"), name="yolact", weights="", versions={})
+    films = [np.random.default_rng(i).random((70, 50), dtype=np.float32) for i in range(3)]
+    for single, together in zip(predictor.predict(films), predictor.predict(films, batch_size=3), strict=True):
+        assert len(single) > 0
+        np.testing.assert_allclose(single.scores, together.scores, atol=1e-5)
+
+
+def test_too_little_memory_names_the_way_out(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(images: list[torch.Tensor]) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(predictor.model, "forward", fail)
+    with pytest.raises(VertinstError, match=r"memory is too small for 2 films at once\n.*--batch-size"):
+        predictor.predict([np.zeros((8, 8), dtype=np.float32)] * 2, batch_size=2)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_few_films_are_held_at_once(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    films = [write_film(tmp_path / f"{i:02}.png") for i in range(24)]
+    read: list[Path] = []
+    written: list[str] = []
+    most = []
+
+    def count(path: Path, **tone: Any) -> Film:
+        read.append(path)
+        most.append(len(read) - len(written))
+        return read_film(path, **tone)
+
+    monkeypatch.setattr("vertinst.engine.predict.read_film", count)
+    monkeypatch.setattr(results, "write_film", lambda *args, **kwargs: written.append(args[1]))
+    predict_films(predictor, films, tmp_path / "out", options=OPTIONS, batch_size=batch_size)
+    assert written == [film.name for film in films]
+    # A batch that was read ahead, one in the network's hands, and what waits to be written.
+    assert max(most) <= 2 * batch_size + 3
 
 
 def test_prediction_leaves_the_training_mode_as_it_was(predictor: Predictor) -> None:
@@ -131,6 +193,11 @@ def test_a_trained_model_is_loaded_by_the_packages_own_function(
     assert first.masks == second.masks
     assert model.provenance()["weights"] == "best.safetensors"
     assert isinstance(model, vertinst.Predictor)
+
+
+def test_a_loaded_model_has_its_batch_norm_folded() -> None:
+    model = load_model("demo", precision="32", device="cpu").model
+    assert not [name for name, module in model.named_modules() if isinstance(module, torch.nn.BatchNorm2d)]
 
 
 def test_what_cannot_be_loaded_is_refused(tmp_path: Path) -> None:

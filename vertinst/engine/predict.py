@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +15,25 @@ from torch import nn
 from vertinst import files
 from vertinst.data.radiograph import Tone, read_film
 from vertinst.engine import checkpoint as checkpoints
+from vertinst.engine.ahead import in_batches, map_ahead
+from vertinst.engine.compiled import compile_network
+from vertinst.engine.fold import fold_batch_norm
 from vertinst.engine.precision import Precision, choose_device, choose_precision, lay_out
-from vertinst.errors import DataError
+from vertinst.errors import ConfigError, DataError, VertinstError
 from vertinst.postprocess.labelling import Anchor
 from vertinst.postprocess.merge import merged_classes
 from vertinst.postprocess.pipeline import SpineOptions, build_spine
-from vertinst.progress import Progress, silent
+from vertinst.progress import Progress, silent, track
 from vertinst.structures import Instances
 
 __all__ = ["Predictor", "load_model", "predict_films"]
+
+GPU_BATCH_SIZE = 8
+# Reading and writing a film take several times as long as a GPU's work on it.
+MAX_THREADS = 8
+
+Pixels: TypeAlias = npt.NDArray[np.float32]
+Film: TypeAlias = Path | Pixels
 
 
 class Predictor:
@@ -63,11 +73,19 @@ class Predictor:
         self.tone: Tone = getattr(getattr(model, "options", None), "film_tone", "window")
         self._record = {"model": name, "weights": weights, "weights_versions": dict(versions)}
 
-    def predict(self, films: Sequence[Path | npt.NDArray[np.float32]]) -> list[Instances]:
-        """Find the instances on films, one film at a time.
+    @property
+    def batch_size(self) -> int:
+        """Films that go through the network at once unless told otherwise: one on a processor, eight on a GPU."""
+        return 1 if self.device.type == "cpu" else GPU_BATCH_SIZE
+
+    def predict(self, films: Sequence[Film], *, batch_size: int | None = None) -> list[Instances]:
+        """Find the instances on films; the next ones are read while the network computes.
 
         Args:
             films: Paths, or (H, W) float32 0..1 arrays as `read_film` gives them with the predictor's `tone`.
+            batch_size: Films that are held and predicted at once, at least 1; None for the predictor's own. Those of
+                one size go through the network together, so that what is found on a film does not depend on its
+                company, but for rounding.
 
         Returns:
             For each film all detections with scores from the model's own low threshold up, best first;
@@ -75,20 +93,41 @@ class Predictor:
 
         Raises:
             DataError: A film cannot be read, or an array has another shape.
+            VertinstError: The device's memory is too small for so many films at once.
         """
-        return [self._predict_one(film) for film in films]
+        size = batch_size or self.batch_size
+        read = map_ahead(self._read, films, threads=1, ahead=size)
+        return [found for batch in in_batches(read, size) for found in self._predict_batch(batch)]
 
-    def _predict_one(self, film: Path | npt.NDArray[np.float32]) -> Instances:
+    def _read(self, film: Film) -> Pixels:
         pixels = film if isinstance(film, np.ndarray) else read_film(Path(film), tone=self.tone).pixels
         if pixels.ndim != 2:
             raise DataError(f"film must have shape (H, W), got {pixels.shape}", fix="Give grey values 0..1.")
-        tensor = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32)).to(self.device)
+        return np.ascontiguousarray(pixels, dtype=np.float32)
+
+    def _predict_batch(self, films: Sequence[Pixels]) -> list[Instances]:
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for index, film in enumerate(films):
+            by_size.setdefault(film.shape, []).append(index)
+        found: dict[int, Instances] = {}
+        for indices in by_size.values():
+            found.update(zip(indices, self._predict_alike([films[i] for i in indices]), strict=True))
+        return [found[index] for index in range(len(films))]
+
+    def _predict_alike(self, films: Sequence[Pixels]) -> list[Instances]:
         training = self.model.training
         self.model.eval()
         try:
             with torch.inference_mode(), self._autocast():
-                found: Instances = self.model([tensor.expand(3, -1, -1)])[0]
+                tensors = [torch.from_numpy(film).to(self.device) for film in films]
+                found: list[Instances] = self.model([tensor.expand(3, -1, -1) for tensor in tensors])
             return found
+        except torch.OutOfMemoryError as error:
+            raise VertinstError(
+                f"the device's memory is too small for {len(films)} films at once",
+                where=self.device,
+                fix="Use a smaller --batch-size.",
+            ) from error
         finally:
             self.model.train(training)
 
@@ -112,6 +151,7 @@ def load_model(
     precision: str = "auto",
     device: str = "auto",
     engine: str = "auto",
+    compile: bool = False,
     noted: Callable[[str], None] = lambda sentence: None,
 ) -> Predictor:
     """Load a trained or exported model.
@@ -124,24 +164,33 @@ def load_model(
         device: `auto` (a GPU where there is one), `cpu` or `cuda`.
         engine: `torch`, `onnx` or `openvino`; `auto` takes what an exported folder is for, else torch. A trained model
             is converted for another engine on the spot.
+        compile: With the engine torch, let torch.compile make one program of the network: the first films of a size
+            then take up to minutes, the others less time than without. Asks for a C++ compiler.
         noted: Told what a foreign file was taken for.
 
     Raises:
         CheckpointError: The file is missing, broken, unknown or for a model this version does not have.
-        ConfigError: No such precision, device or engine, or an engine that is not installed.
+        ConfigError: No such precision, device or engine, or an engine that is not installed, or `compile` for what
+            cannot be compiled.
     """
     # Not above: exported models are predictors too.
     from vertinst.engine import exported
 
     if engine not in ("auto", "torch") or exported.is_exported(path):
+        if compile:
+            raise ConfigError("only the engine torch compiles networks", fix="Leave --compile away.")
         return exported.load_exported(path, engine=engine, precision=precision, device=device)
     chosen = choose_device(device)
     checkpoint = checkpoints.read(path)
     if checkpoint.foreign:
         noted(checkpoint.taken_for())
     description = checkpoint.description
+    model = checkpoints.build_model(checkpoint).eval()
+    fold_batch_norm(model)
+    if compile:
+        compile_network(model, description.model, chosen)
     return Predictor(
-        checkpoints.build_model(checkpoint),
+        model,
         description.classes,
         name=description.model,
         weights=checkpoint.path.name,
@@ -162,8 +211,11 @@ def predict_films(
     progress: Progress = silent,
     root: Path | None = None,
     merged: str | Sequence[str] = "bone",
+    batch_size: int | None = None,
 ) -> Path:
     """Predict films and write a results folder: labelled JSON, overlay and masks of each.
+
+    While the network computes, threads read the films to come and write the results of those before.
 
     Args:
         predictor: The model.
@@ -175,6 +227,7 @@ def predict_films(
         progress: Told after each film.
         root: Folder that the names in the results are relative to; the films' common folder if None.
         merged: Classes of the merged masks: `bone`, `bone+implants` or names.
+        batch_size: As for `Predictor.predict`.
 
     Returns:
         `out`.
@@ -189,19 +242,20 @@ def predict_films(
     names = _names(films, root)
     classes = merged_classes(merged, predictor.classes)
     files.prepare_folder(out, overwrite=overwrite, inputs=films)
+
+    def write(film: _Found | DataError) -> DataError | None:
+        if isinstance(film, DataError):
+            return film
+        spine = build_spine(film.instances, predictor.classes, options=options, anchor=anchor)
+        results.write_film(out, film.name, film.pixels, spine, predictor.provenance(), merged=classes)
+        return None
+
+    size = batch_size or predictor.batch_size
+    threads = 1 if predictor.device.type == "cpu" else min(MAX_THREADS, os.cpu_count() or 1)
+    written = map_ahead(write, _predict_each(predictor, names, size, threads), threads=threads, ahead=2 * threads)
     broken: list[DataError] = []
-    progress(0, len(films), "predicting")
-    for done, (name, path) in enumerate(names.items(), start=1):
-        try:
-            shown = read_film(path).pixels
-            # People see every film windowed, whatever the network wants.
-            seen = shown if predictor.tone == "window" else read_film(path, tone=predictor.tone).pixels
-        except DataError as error:
-            broken.append(error)
-        else:
-            spine = build_spine(predictor.predict([seen])[0], predictor.classes, options=options, anchor=anchor)
-            results.write_film(out, name, shown, spine, predictor.provenance(), merged=classes)
-        progress(done, len(films), "predicting")
+    for error in track(written, len(films), "predicting", progress):
+        broken += [error] if error else []
     if broken:
         raise DataError(
             f"{len(broken)} of {len(films)} films could not be read; results of the others were written:\n"
@@ -210,6 +264,35 @@ def predict_films(
             fix="Export these films again and predict them alone.",
         )
     return out
+
+
+class _Found(NamedTuple):
+    """What was found on a film, and the film as people see it."""
+
+    name: str
+    pixels: Pixels
+    instances: Instances
+
+
+def _predict_each(
+    predictor: Predictor, films: Mapping[str, Path], size: int, threads: int
+) -> Iterator[_Found | DataError]:
+    """Films by name in their order, `size` of them predicted at once and as many read ahead; why one was not read."""
+
+    def read(path: Path) -> tuple[Pixels, Pixels] | DataError:
+        try:
+            shown = read_film(path).pixels
+            # People see every film windowed, whatever the network wants.
+            return shown, shown if predictor.tone == "window" else read_film(path, tone=predictor.tone).pixels
+        except DataError as error:
+            return error
+
+    films_read = map_ahead(read, films.values(), threads=threads, ahead=size)
+    for batch in in_batches(zip(films, films_read, strict=True), size):
+        whole = [film[1] for _, film in batch if not isinstance(film, DataError)]
+        found = iter(predictor.predict(whole, batch_size=size))
+        for name, film in batch:
+            yield film if isinstance(film, DataError) else _Found(name, film[0], next(found))
 
 
 def _names(films: Sequence[Path], root: Path | None) -> dict[str, Path]:

@@ -28,6 +28,22 @@ def test_any_size_of_film_fits(size: tuple[int, int]) -> None:
     assert max(batch.image_sizes[0]) == 64
 
 
+@pytest.mark.parametrize("stretch", [False, True])
+@pytest.mark.parametrize("size", [(90, 70), (30, 64), (64, 64)])
+def test_a_grey_film_gives_what_its_three_channels_would(size: tuple[int, int], stretch: bool) -> None:
+    transform = FilmTransform(64, stretch=stretch)
+    grey = torch.rand(1, *size).expand(3, -1, -1)
+    repeated, _ = transform([grey.clone(memory_format=torch.contiguous_format)])
+    expanded, _ = transform([grey])
+    assert torch.equal(expanded.tensors, repeated.tensors)
+
+
+def test_normalising_is_that_of_the_film() -> None:
+    transform = FilmTransform(64, mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0))
+    batch, _ = transform([torch.full((3, 128, 128), 0.6)])
+    assert batch.tensors[0, :, 9, 9].tolist() == pytest.approx([1.0, 0.4, 0.15])
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_pixels_that_are_not_finite_are_refused(value: float) -> None:
     image = torch.rand(3, 20, 20)

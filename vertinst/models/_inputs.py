@@ -24,11 +24,12 @@ IMAGE_STD = [0.229, 0.224, 0.225]
 
 
 class FilmTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
-    """Normalise, resize to the longest side and pad to multiples of 32, right and below.
+    """Resize to the longest side, normalise and pad to multiples of 32, right and below.
 
     Differs from its parent in how it resizes: with antialiasing, because films are several times larger than the
     network's input and thin metal would otherwise flicker; and masks become the covered fraction of each pixel,
-    float32 0..1, instead of losing their borders to the nearest neighbour.
+    float32 0..1, instead of losing their borders to the nearest neighbour. Grey films that were made three channels by
+    `expand` are resized once, not three times.
 
     Args:
         image_size: Longest side after resizing, in px. Smaller films are enlarged. The aspect is kept.
@@ -49,11 +50,15 @@ class FilmTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
         self.image_size = image_size
         self.stretch = stretch
 
+    def normalize(self, image: Tensor) -> Tensor:
+        """Leave it: films have many times the pixels of the network's input, so `resize` normalises what it gives."""
+        return image
+
     def resize(self, image: Tensor, target: Target | None = None) -> tuple[Tensor, Target | None]:
-        """Resize one film `(3, H, W)` and, where given, its `boxes` and `masks`."""
+        """Resize one film `(3, H, W)` and, where given, its `boxes` and `masks`; normalise the film."""
         height, width = image.shape[-2:]
         size = (self.image_size, self.image_size) if self.stretch else _fit((height, width), self.image_size)
-        image = _resample(image[None], size, smooth=not self.stretch)[0]
+        image = super().normalize(_resample(_planes(image)[None], size, smooth=not self.stretch)[0].expand(3, -1, -1))
         if target is None:
             return image, None
         scale = target["boxes"].new_tensor([size[1] / width, size[0] / height] * 2)
@@ -88,7 +93,7 @@ def check_images(images: Sequence[Tensor]) -> None:
         if image.dim() != 3 or image.shape[0] != 3 or not image.is_floating_point() or image.numel() == 0:
             raise DataError(f"must be float of shape (3, H, W), got {image.dtype} {tuple(image.shape)}", where=where)
         # One sum is enough to find NaN and infinity, and costs a fraction of testing every pixel.
-        if not torch.isfinite(image.sum(dtype=torch.float32)):
+        if not torch.isfinite(_planes(image).sum(dtype=torch.float32)):
             raise DataError(
                 "pixels must be finite numbers, got NaN or infinity",
                 where=where,
@@ -153,6 +158,11 @@ def _check_target(target: Target, image_size: tuple[int, ...], classes: int, whe
             where=f"{where}, region {region}",
             fix="Correct or delete the region in the annotation.",
         )
+
+
+def _planes(image: Tensor) -> Tensor:
+    """(1, H, W) of a film whose three channels are one in memory, (3, H, W) of any other."""
+    return image[:1] if image.stride(0) == 0 else image
 
 
 def _fit(size: tuple[int, int], longest: int) -> tuple[int, int]:

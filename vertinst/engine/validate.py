@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from vertinst import files
+from vertinst.data.radiograph import read_film
+from vertinst.engine.ahead import in_batches, map_ahead
 from vertinst.engine.evaluate import evaluate
 from vertinst.engine.predict import Predictor
 from vertinst.postprocess.pipeline import SpineOptions, build_spine
 from vertinst.progress import Progress, silent, track
-from vertinst.structures import Dataset
+from vertinst.structures import Dataset, Instances
 
 __all__ = ["score", "summary_numbers", "validate"]
+
+MAX_THREADS = 8
 
 
 def validate(
@@ -31,11 +39,25 @@ def validate(
     Returns:
         What `evaluate` gives.
     """
-    spines = {}
-    for record in track(dataset.images, len(dataset), "validating", progress):
-        found = predictor.predict([files.inside(images, record.file_name)])[0]
-        spines[record.file_name] = build_spine(found, predictor.classes, options=options)
+    names = [record.file_name for record in dataset.images]
+    found = track(_found(predictor, names, images), len(names), "validating", progress)
+    spines = {
+        name: build_spine(instances, predictor.classes, options=options)
+        for name, instances in zip(names, found, strict=True)
+    }
     return evaluate(dataset, spines)
+
+
+def _found(predictor: Predictor, names: Sequence[str], images: Path) -> Iterator[Instances]:
+    """Instances of films in their order, as many films at once as the predictor takes, the next ones read meanwhile."""
+
+    def read(name: str) -> npt.NDArray[np.float32]:
+        return read_film(files.inside(images, name), tone=predictor.tone).pixels
+
+    threads = 1 if predictor.device.type == "cpu" else min(MAX_THREADS, os.cpu_count() or 1)
+    films = map_ahead(read, names, threads=threads, ahead=predictor.batch_size)
+    for batch in in_batches(films, predictor.batch_size):
+        yield from predictor.predict(batch)
 
 
 def summary_numbers(metrics: Mapping[str, Any]) -> dict[str, float | None]:

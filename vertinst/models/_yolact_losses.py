@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -62,22 +63,26 @@ def match_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_
     best_iou, assigned = iou.max(dim=0)
     assigned[best_iou < positive_iou] = NEUTRAL
     assigned[best_iou < negative_iou] = BACKGROUND
-    anchor_of_truth = _best_anchors(iou)
-    assigned[anchor_of_truth] = torch.arange(len(anchor_of_truth), device=anchors.device)
+    pairs = torch.tensor(_best_pairs(iou), device=anchors.device)
+    assigned[pairs[:, 1]] = pairs[:, 0]
     return assigned
 
 
-def _best_anchors(iou: Tensor) -> Tensor:
-    """One anchor for each truth, no anchor twice, the largest IoU of all first. Writes into `iou` (G, A)."""
-    best_iou, chosen = iou.max(dim=1)
-    for _ in range(iou.shape[0]):
-        truth = best_iou.argmax()
-        best_iou[truth] = -torch.inf
-        iou[:, chosen[truth]] = -1.0
-        outbid = (chosen == chosen[truth]) & (best_iou > -torch.inf)
-        if outbid.any():
-            best_iou[outbid], chosen[outbid] = iou[outbid].max(dim=1)
-    return chosen
+def _best_pairs(iou: Tensor) -> list[tuple[int, int]]:
+    """A truth and its anchor for `iou` (G, A), neither twice, the largest IoU of all first.
+
+    Others can take at most G - 1 anchors from a truth, so that its best G are enough: a small table, which leaves the
+    device once.
+    """
+    best = iou.topk(min(iou.shape), dim=1)
+    table, anchors = best.values.cpu().numpy(), best.indices.cpu().numpy()
+    anchor_of: dict[int, int] = {}
+    for position in np.argsort(-table, axis=None, kind="stable"):
+        truth, rank = divmod(int(position), table.shape[1])
+        anchor = int(anchors[truth, rank])
+        if truth not in anchor_of and anchor not in anchor_of.values():
+            anchor_of[truth] = anchor
+    return list(anchor_of.items())
 
 
 def ohem_loss(logits: Tensor, labels: Tensor, negatives_per_positive: float) -> Tensor:
@@ -187,20 +192,21 @@ def mask_loss(
         Scalar: the sum over the P anchors, 0 where P = 0.
     """
     total = (prototypes.sum() + coefficients.sum()) * 0.0
-    weights = boundary_weights(masks, boundary_weight) if boundary_weight else None
+    weights = boundary_weights(masks, boundary_weight) if boundary_weight else torch.ones_like(masks)
     sides = boxes[:, 2:] - boxes[:, :2]
     windows = _windows(boxes, sides * box_expansion, (prototypes.shape[1], prototypes.shape[2]))
     # A box of less than a pixel would count a thousandfold.
     areas = sides.prod(dim=1).clamp(min=1.0).tolist()
-    for index, (rows, columns) in enumerate(windows):
-        mine = coefficients[truth == index]
-        if mine.shape[0] == 0:
-            continue
-        patch = prototypes[:, rows, columns].flatten(1)
-        target = masks[index, rows, columns].flatten().expand(len(mine), -1)
-        weight = None if weights is None else weights[index, rows, columns].flatten()
-        entropy = F.binary_cross_entropy_with_logits(mine @ patch, target, weight, reduction="sum")
-        total = total + entropy / areas[index]
+    counts = torch.bincount(truth, minlength=len(masks)).tolist()
+    of_truth = torch.split(coefficients[truth.argsort(stable=True)], counts)
+    for mine, mask, weight, area, (rows, columns) in zip(of_truth, masks, weights, areas, windows, strict=True):
+        if len(mine):
+            target = mask[rows, columns].flatten().expand(len(mine), -1)
+            logits = mine @ prototypes[:, rows, columns].flatten(1)
+            entropy = F.binary_cross_entropy_with_logits(
+                logits, target, weight[rows, columns].flatten(), reduction="sum"
+            )
+            total = total + entropy / area
     return total
 
 

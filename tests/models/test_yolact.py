@@ -275,9 +275,9 @@ def test_rescoring_multiplies_the_scores(draw: Callable) -> None:
     image, _ = draw()
     with torch.inference_mode():
         rescored, scored = model([image])[0], plain([image])[0]
-    by_label = dict(zip([1, 2, 3], [0.5, 0.25, 1.0], strict=True))
+    by_label = dict(zip([1, 2, 3], [0.5, 0.25, 2.0], strict=True))
     expected = sorted(
-        s * by_label[c] for s, c in zip(scored.scores.tolist(), scored.category_ids.tolist(), strict=True)
+        min(s * by_label[c], 1.0) for s, c in zip(scored.scores.tolist(), scored.category_ids.tolist(), strict=True)
     )
     np.testing.assert_allclose(sorted(rescored.scores.tolist()), expected, rtol=1e-5)
 

@@ -74,8 +74,10 @@ def _best_pairs(iou: Tensor) -> list[tuple[int, int]]:
     Others can take at most G - 1 anchors from a truth, so that its best G are enough: a small table, which leaves the
     device once.
     """
-    best = iou.topk(min(iou.shape), dim=1)
-    table, anchors = best.values.cpu().numpy(), best.indices.cpu().numpy()
+    # Sorted stably, which topk is not: of anchors with equal IoU, which are common, the original takes the first.
+    values, indices = iou.sort(dim=1, descending=True, stable=True)
+    count = min(iou.shape)
+    table, anchors = values[:, :count].cpu().numpy(), indices[:, :count].cpu().numpy()
     anchor_of: dict[int, int] = {}
     for position in np.argsort(-table, axis=None, kind="stable"):
         truth, rank = divmod(int(position), table.shape[1])

@@ -175,6 +175,8 @@ def _original(values: Mapping[str, Any]) -> dict[str, Any]:
         "mask_targets": "binary",
         "masks_per_film": 300 if size >= 700 else 100,
         "second_threshold": False,
+        # Its cross-class form has no other limit than `top_k`.
+        "max_detections": values.get("top_k", 200) if values.get("nms") == "cross_class" else 100,
         "mask_crop": "prototype",
         "mask_interpolation": "probability",
     }
@@ -445,7 +447,8 @@ class Yolact(nn.Module):
             return found.scores
         masks = losses.crop_to_boxes(_assemble(prototypes, coefficients), boxes)
         expected: Tensor = self.maskiou_net(masks, found.labels)
-        return found.scores * expected.clamp(max=1)
+        # May exceed 1, as in the original, whose order it decides; scores are cut at 1 when all is ordered.
+        return found.scores * expected
 
 
 def _transform(options: Options) -> FilmTransform:

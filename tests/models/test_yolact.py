@@ -123,6 +123,22 @@ def test_bf16_autocast_gives_finite_losses_and_gradients(model: Yolact, draw: Ca
     assert all(float(parts[name]) == pytest.approx(float(exact[name]), rel=0.1, abs=0.05) for name in exact)
 
 
+@pytest.mark.parametrize("interval", [0, 1])
+def test_bf16_finds_what_float32_finds(interval: int, draw: Callable) -> None:
+    torch.manual_seed(0)
+    options = SMALL.model_copy(update={"deformable_interval": interval, "score_threshold": 0.0, "max_detections": 5})
+    model = build(options, CLASSES)
+    parts = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            parts.append(losses(model, [draw()]))
+    sum(parts[1].values()).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.backbone.layers.parameters())
+    assert all(float(parts[1][name]) == pytest.approx(float(parts[0][name]), rel=0.1, abs=0.05) for name in parts[0])
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert len(model.eval()([draw()[0]])[0]) > 0
+
+
 def test_channels_last_and_state_dict_do_not_change_the_output(model: Yolact, draw: Callable) -> None:
     image, _ = draw()
     options = SMALL.model_copy(update={"score_threshold": 0.0})

@@ -57,18 +57,13 @@ class DeformableConv(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, c, h, w) to (B, c', h', w')."""
-        moves = self.conv_offset_mask(features)
-        shifts, weights = moves.split((2 * POINTS, POINTS), dim=1)
+        shifts, weights = self.conv_offset_mask(features).float().split((2 * POINTS, POINTS), dim=1)
+        # In float32 whatever the rest has: torchvision knows no bf16 on processors, and goes to float32 by itself on
+        # GPUs, by autocast.
         result: Tensor = deform_conv2d(
-            features,
-            shifts.to(features.dtype),
-            self.weight.to(features.dtype),
-            self.bias.to(features.dtype),
-            self.stride,
-            padding=1,
-            mask=weights.sigmoid().to(features.dtype),
+            features.float(), shifts, self.weight, self.bias, self.stride, padding=1, mask=weights.sigmoid()
         )
-        return result
+        return result.to(features.dtype)
 
 
 class ResNet(nn.Module):

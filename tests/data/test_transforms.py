@@ -51,6 +51,14 @@ def test_same_seed_same_change_and_torchs_generator_is_left_alone() -> None:
     assert not torch.equal(first[0], other[0])
 
 
+def test_generators_of_gpus_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    film, masks = drawn()
+    augment(film, masks, LABELS, build_augment(AugmentConfig(), CLASSES), seed=3)
+    assert seeded == []
+
+
 def test_flip_mirrors_film_and_masks() -> None:
     film, masks = drawn()
     changed, moved, _ = augment(

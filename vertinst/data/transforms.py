@@ -161,7 +161,8 @@ def augment(
         drawn = add_metal(film[0].numpy(), masks.numpy(), labels.numpy(), transform.classes, rng)
         film, masks, labels = torch.from_numpy(drawn[0])[None], torch.from_numpy(drawn[1]), torch.from_numpy(drawn[2])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # Not torch.manual_seed, which seeds the GPUs' generators too.
+        torch.default_generator.manual_seed(seed)
         changed, moved = transform.change(tv_tensors.Image(film), tv_tensors.Mask(masks.view(torch.uint8)))
     moved = moved.as_subclass(Tensor).view(torch.bool)
     before, after = _areas(masks), _areas(moved)

@@ -87,6 +87,22 @@ def test_metal_is_as_noisy_as_the_film() -> None:
     assert np.median(found) > 1.3
 
 
+def test_metal_is_as_sharp_as_the_whole_film(monkeypatch: pytest.MonkeyPatch) -> None:
+    blurs: list[float] = []
+    gaussian = cv2.GaussianBlur
+    monkeypatch.setattr(cv2, "GaussianBlur", lambda *args: blurs.append(args[2]) or gaussian(*args))
+    film, masks, labels = spine()
+    # The spine takes a fifth of the larger film's width: only the film tells how far blur goes.
+    large = np.pad(film, ((0, 1500), (0, 2600)), constant_values=0.3)
+    for pixels in (film, large):
+        room = np.pad(masks, ((0, 0), *((0, a - b) for a, b in zip(pixels.shape, film.shape, strict=True))))
+        shown = add_metal(pixels.copy(), room, labels, CLASSES, np.random.default_rng(4))[0]
+        changed = cv2.boundingRect((shown != pixels).view(np.uint8))
+        assert max(changed[2:]) < 700
+    metal, larger = blurs[0], blurs[2]
+    assert larger == pytest.approx(metal * 2800 / 700)
+
+
 def test_sites_are_the_bodies_from_the_top_down() -> None:
     _, masks, _ = spine()
     sites = find_sites(masks[[3, 0, 4, 1, 2]], np.random.default_rng(0))
@@ -94,6 +110,15 @@ def test_sites_are_the_bodies_from_the_top_down() -> None:
     assert sites[0].depth * sites[0].height == pytest.approx(40 * 32)
     assert all(site.down[1] > 0.9 for site in sites)
     assert all(abs(site.down @ site.back) < 1e-9 for site in sites)
+
+
+def test_a_bone_that_was_outlined_twice_is_one_site() -> None:
+    _, masks, _ = spine()
+    sites = find_sites(np.concatenate([masks, masks, np.roll(masks[:2], 2, axis=2)]), np.random.default_rng(0))
+    assert [round(site.centre[1]) for site in sites] == [36, 84, 132, 180, 228]
+    assert all(np.hypot(*site.down) == pytest.approx(1) for site in sites)
+    # On a film of one pixel all bodies are one.
+    assert len(find_sites(np.ones((3, 1, 1), dtype=bool), np.random.default_rng(0))) == 1
 
 
 @pytest.mark.parametrize(("bow", "back"), [(12.0, -1), (-12.0, 1)])

@@ -6,6 +6,7 @@ the implants that are learnt, and vertebrae that go on behind metal of any kind.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -25,14 +26,18 @@ KINDS = ("screw", "rod", "cage", "plate", "wire", "cement")
 
 # Depth over height of a lumbar vertebral body; a square of the same area would be sqrt(depth * height).
 BODY_ASPECT = 1.25
+# Middles less than this share of a body's side apart are of one body.
+SAME_BODY = 0.25
 # Instances of which fewer pixels are on the film are drawn, but not given as instances.
 LEAST_AREA_PX = 12
 # Draws until something is on the film: nearly always the first or second.
 ATTEMPTS = 8
 # Blur of the grain, and what is left of the standard deviation of white noise by it.
 GRAIN_PX, GRAIN_STD = 0.6, 0.495
-# Around metal, as far as blur may reach.
+# Around metal, at least: content by which its brightness and grain are chosen.
 EXPOSED_MARGIN_PX = 12
+# Films are as sharp as their pixels up to this longest side; larger ones are blurred over more of them.
+SHARP_SIDE_PX = 700
 # Every so many pixels are enough to measure a film's noise and its brightest bone.
 _STEP = 3
 
@@ -91,8 +96,9 @@ def add_metal(
             new_masks.append(mask)
             new_labels.append(classes.index(kind) + 1)
     shown = film.copy()
-    covered = _around(dense, EXPOSED_MARGIN_PX)
-    shown[covered] = _expose(film[covered], dense[covered], rng)
+    blur_px = rng.uniform(0.4, 0.9) * max(1.0, max(film.shape) / SHARP_SIDE_PX)
+    covered = _around(dense, max(EXPOSED_MARGIN_PX, math.ceil(4 * blur_px)))
+    shown[covered] = _expose(film[covered], dense[covered], blur_px, rng)
     if not new_masks:
         return shown, masks, labels
     return shown, np.concatenate([masks, np.stack(new_masks)]), np.concatenate([labels, np.array(new_labels)])
@@ -110,10 +116,9 @@ def _around(dense: Grey, margin: int) -> tuple[slice, slice]:
     return slice(*rows), slice(*columns)
 
 
-def _expose(film: Grey, dense: Grey, rng: Generator) -> Grey:
-    """Metal of this attenuation in front of the film's content, with the film's blur and noise."""
-    sharpness = rng.uniform(0.4, 0.9) * max(1.0, max(film.shape) / 700)
-    opaque = cv2.GaussianBlur(1 - np.exp(-dense), (0, 0), sharpness)
+def _expose(film: Grey, dense: Grey, blur_px: float, rng: Generator) -> Grey:
+    """Metal of this attenuation in front of the film's content, with the film's noise."""
+    opaque = cv2.GaussianBlur(1 - np.exp(-dense), (0, 0), blur_px)
     # No bone is brighter than metal.
     brightest = float(np.percentile(film[::_STEP, ::_STEP], 99.5))
     white = np.maximum(film, np.float32(rng.uniform(max(0.85, brightest), 1.0)))
@@ -143,7 +148,7 @@ def find_sites(bones: NDArray[np.bool_], rng: Generator) -> list[Site]:
         bones: (N, H, W) masks of vertebrae; with N = 0 a spine is imagined somewhere in the middle of the film.
         rng: For what cannot be seen: which side is the back, and all of it where there are no masks.
     """
-    found = sorted(_middle_and_area(mask) for mask in bones if mask.any())
+    found = _apart(sorted(_middle_and_area(mask) for mask in bones if mask.any()))
     if found:
         centres = np.array([(x, y) for y, x, _ in found])
         areas = np.array([area for _, _, area in found], np.float64)
@@ -153,6 +158,15 @@ def find_sites(bones: NDArray[np.bool_], rng: Generator) -> list[Site]:
     back = _back(centres, down, rng)
     depth, height = np.sqrt(areas * BODY_ASPECT), np.sqrt(areas / BODY_ASPECT)
     return [Site(*parts) for parts in zip(centres, down, back, depth, height, strict=True)]
+
+
+def _apart(bodies: list[tuple[float, float, int]]) -> list[tuple[float, float, int]]:
+    """Bodies as `_middle_and_area` gives them, without those that lie on one before: a bone that was outlined twice."""
+    kept: list[tuple[float, float, int]] = []
+    for y, x, area in bodies:
+        if all(math.hypot(y - other[0], x - other[1]) > SAME_BODY * math.sqrt(area) for other in kept):
+            kept.append((y, x, area))
+    return kept
 
 
 def _middle_and_area(mask: NDArray[np.bool_]) -> tuple[float, float, int]:

@@ -298,6 +298,19 @@ def test_rescoring_multiplies_the_scores(draw: Callable) -> None:
     np.testing.assert_allclose(sorted(rescored.scores.tolist()), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"deformable_interval": 1}, {"backbone": "darknet53"}])
+def test_training_leaves_frozen_stages_as_they_were(options: dict[str, object], draw: Callable) -> None:
+    model = build(SMALL.model_copy(update={"trainable_layers": 2, **options}), CLASSES)
+    stages = list(model.backbone.layers)
+    frozen = torch.nn.ModuleList([*(c for n, c in model.backbone.named_children() if n != "layers"), *stages[:-2]])
+    before = {name: tensor.clone() for name, tensor in frozen.state_dict().items()}
+    moving = stages[-1].state_dict()
+    learnt = {name: tensor.clone() for name, tensor in moving.items() if name.endswith("running_mean")}
+    losses(model, [draw(), draw(empty=True)])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in frozen.state_dict().items())
+    assert not any(torch.equal(moving[name], tensor) for name, tensor in learnt.items())
+
+
 def test_frozen_stages_of_darknet_and_deformable_networks_stay() -> None:
     darknet = build(SMALL.model_copy(update={"backbone": "darknet53", "trainable_layers": 2}), CLASSES)
     trained = {n.split(".")[2] for n, p in darknet.named_parameters() if n.startswith("backbone") and p.requires_grad}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 from urllib.error import URLError
 
@@ -11,7 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from vertinst.errors import CheckpointError
 
-__all__ = ["BackboneName", "BackboneWeights", "resnet", "stage_channels"]
+__all__ = ["BackboneName", "BackboneWeights", "hold_batch_norm", "resnet", "stage_channels"]
 
 BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
 BackboneWeights = Literal["none", "imagenet"]
@@ -34,7 +35,7 @@ def resnet(
         trainable_layers: How many of the five stages are trained, counted from the output (0..5).
 
     Returns:
-        The network. Frozen stages have `requires_grad` switched off.
+        The network. Frozen stages have `requires_grad` switched off, and their batch norm keeps its statistics.
 
     Raises:
         CheckpointError: The weights could not be downloaded or are damaged.
@@ -65,7 +66,30 @@ def stage_channels(body: nn.Module) -> tuple[int, int, int, int]:
     return last // 8, last // 4, last // 2, last
 
 
+class _StillBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that stays in evaluation mode, whatever the network around it does."""
+
+    def train(self, mode: bool = True) -> _StillBatchNorm2d:
+        return super().train(False)
+
+
+def hold_batch_norm(network: nn.Module, is_held: Callable[[str], bool] = lambda name: True) -> None:
+    """Make batch norms constant for good, in place; the names and values of their tensors stay.
+
+    Args:
+        network: Where they are.
+        is_held: Asked by the name of each.
+    """
+    for name, norm in list(network.named_modules()):
+        if isinstance(norm, nn.BatchNorm2d) and is_held(name):
+            still = _StillBatchNorm2d(norm.num_features, norm.eps, norm.momentum)
+            still.load_state_dict(norm.state_dict())
+            network.set_submodule(name, still.requires_grad_(False).eval())
+
+
 def _freeze(body: nn.Module, trainable_layers: int) -> None:
     thawed = STAGES[:trainable_layers] + (("bn1",) if trainable_layers == len(STAGES) else ())
     for name, parameter in body.named_parameters():
         parameter.requires_grad_(name.startswith(thawed))
+    # Else the statistics of a stage that is frozen would go on moving.
+    hold_batch_norm(body, lambda name: not name.startswith(thawed))

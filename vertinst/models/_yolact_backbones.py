@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from vertinst.models._backbones import BackboneName, BackboneWeights, resnet, stage_channels
+from vertinst.models._backbones import BackboneName, BackboneWeights, hold_batch_norm, resnet, stage_channels
 
 __all__ = ["Darknet53", "DeformableConv", "Features", "ResNet"]
 
@@ -125,7 +125,7 @@ class Darknet53(nn.Module):
 
     Args:
         frozen_batch_norm: Batch norm stays in evaluation mode and is not trained: for starting from weights.
-        trainable_layers: Stages that are trained, counted from the output (0..5).
+        trainable_layers: Stages that are trained, counted from the output (0..5); batch norm of the others stays too.
 
     Attributes:
         channels: Width of the features at strides 8, 16 and 32.
@@ -135,31 +135,18 @@ class Darknet53(nn.Module):
 
     def __init__(self, *, frozen_batch_norm: bool, trainable_layers: int) -> None:
         super().__init__()
-        self.frozen_batch_norm = frozen_batch_norm
         widths = (32, 64, 128, 256, 512, 1024)
         self._preconv = _darknet_conv(3, widths[0], 3)
         self.layers = nn.ModuleList(
             nn.Sequential(_darknet_conv(before, width, 3, stride=2), *(_DarknetBlock(width) for _ in range(blocks)))
             for (before, width), blocks in zip(pairwise(widths), DARKNET_BLOCKS, strict=True)
         )
-        for parameter in self.parameters():
-            parameter.requires_grad_(trainable_layers == STAGES)
-        for stage in list(self.layers)[STAGES - trainable_layers :]:
-            stage.requires_grad_(True)
+        frozen = list(self.layers)[: STAGES - trainable_layers]
+        for stage in [self._preconv, *frozen] if frozen else []:
+            stage.requires_grad_(False)
+            hold_batch_norm(stage)
         if frozen_batch_norm:
-            for norm in self._norms():
-                norm.requires_grad_(False)
-
-    def _norms(self) -> list[nn.BatchNorm2d]:
-        return [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
-
-    def train(self, mode: bool = True) -> Darknet53:
-        """As ever; frozen batch norm stays as it is."""
-        super().train(mode)
-        if self.frozen_batch_norm:
-            for norm in self._norms():
-                norm.eval()
-        return self
+            hold_batch_norm(self)
 
     def forward(self, films: Tensor) -> Features:
         """Features of (B, 3, h, w)."""

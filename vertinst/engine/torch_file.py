@@ -1,22 +1,32 @@
 """Weights files of torch (.pth, .pt), in its zip format and in the legacy format of before torch 1.6.
 
-Such files are pickles, which can hold code, and come from strangers. What a file declares is checked against its size
-first (`torch_pickle`); only then does torch read it, with `weights_only`.
+Such files are pickles, which can hold code, and come from strangers. They are never unpickled, and torch's own reader
+is not asked either, not even with `weights_only`: it takes whatever memory a file asks for, and a zip can have two
+tables of contents of which Python reads one and torch the other, so that what was checked is not what is loaded. Here
+the tensors are made from what was checked (`torch_pickle`) and from nothing else.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, TypeAlias
 
 import torch
 from torch import Tensor
 
-from vertinst.engine.torch_pickle import MAX_PICKLE_BYTES, DamagedPickleError, PickleRefusedError, TensorRecord, follow
+from vertinst.engine.torch_pickle import (
+    MAX_PICKLE_BYTES,
+    DamagedPickleError,
+    PickleRefusedError,
+    Storage,
+    TensorRecord,
+    follow,
+)
 from vertinst.errors import CheckpointError
 
 __all__ = ["is_torch_file", "read_state_dict"]
@@ -27,8 +37,29 @@ PICKLE_START = b"\x80"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
 MAX_ENTRIES = 100_000
+# Of a zip's table of contents: torch writes about 80 bytes an entry.
+MAX_TABLE_BYTES = 20_000_000
+ZIP_END, ZIP64_END, ZIP64_LOCATOR = struct.Struct("<4s8xIIH"), struct.Struct("<4s36xQQ"), struct.Struct("<4s4xQ4x")
+ENCRYPTED = 1
+CHUNK_BYTES = 1 << 20
+DTYPES = {
+    "BFloat16Storage": torch.bfloat16,
+    # As bytes first: a bool must be 0 or 1 in memory, which a file does not promise.
+    "BoolStorage": torch.uint8,
+    "ByteStorage": torch.uint8,
+    "CharStorage": torch.int8,
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+    "ShortStorage": torch.int16,
+}
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 PREFIXES = ("module.", "_orig_mod.")
+MAX_PREFIXES = 4
+LITTLE = b"little"
+BIG_ENDIAN = "it was written on a big-endian machine"
 DAMAGED = "Copy or download it again."
 PLAIN = "Only files that hold a state dict are read: torch.save(model.state_dict(), path)."
 
@@ -47,56 +78,94 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
     Raises:
         CheckpointError: Cut short, damaged, no weights file of torch, or with anything in it but tensors and plain
-            values. No more memory than the file's size is taken to find out.
+            values. Finding out takes no memory for what a file
+            declares, only for what is in it.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         try:
-            content = _of_zip(file, size) if file.read(4) == ZIP_START else _of_legacy(file, size)
+            content, stored = _of_zip(file, size) if file.read(4) == ZIP_START else _of_legacy(file, size)
+            return _without_prefix(_tensors(_state_dict(content, path), stored))
         except DamagedPickleError as error:
             raise CheckpointError(f"weights file is broken or cut short: {error}", where=path, fix=DAMAGED) from error
         except PickleRefusedError as error:
             raise CheckpointError(f"weights file is refused: {error}", where=path, fix=PLAIN) from error
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError, struct.error) as error:
             # What Python's zip reader raises on damaged files.
             raise CheckpointError("weights file is broken or cut short", where=path, fix=DAMAGED) from error
-        way, records = _state_dict(content, path)
-        file.seek(0)
-        loaded = _load(file, path)
-    for key in way:
-        loaded = loaded[key]
-    tensors = {name: tensor.detach() for name, tensor in dict.items(loaded)}
-    if {n: tuple(t.shape) for n, t in tensors.items()} != {n: r.shape for n, r in records.items()}:
-        raise CheckpointError("weights file reads in two ways", where=path, fix=DAMAGED)
-    return _without_prefix(tensors)
 
 
-def _load(file: BinaryIO, path: Path) -> Any:
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # Torch's reader has no family of errors, and whatever it stumbles over is the file's fault by now.
-        raise CheckpointError("weights file is broken: torch cannot read it", where=path, fix=DAMAGED) from error
+Stored: TypeAlias = Callable[[Storage], IO[bytes]]
+"""Opens a file where a storage starts."""
 
 
-def _of_zip(file: BinaryIO, size: int) -> Any:
+def _tensors(records: Mapping[str, TensorRecord], stored: Stored) -> dict[str, Tensor]:
+    """The tensors themselves; those that share a storage in the file share it in memory."""
+    storages = {record.storage.key: record.storage for record in records.values()}
+    memory = {key: _read(storage, stored(storage)) for key, storage in storages.items()}
+    return {n: memory[r.storage.key].as_strided(r.shape, r.strides, r.first) for n, r in records.items()}
+
+
+def _read(storage: Storage, source: IO[bytes]) -> Tensor:
+    memory = torch.empty(storage.count, dtype=DTYPES[storage.kind])
+    rest = memory.view(torch.uint8).numpy().data
+    while rest:
+        part = source.read(min(len(rest), CHUNK_BYTES))
+        if not part:
+            raise DamagedPickleError("it ends within a tensor")
+        rest[: len(part)] = part
+        rest = rest[len(part) :]
+    return memory.ne(0) if storage.kind == "BoolStorage" else memory
+
+
+def _of_zip(file: BinaryIO, size: int) -> tuple[Any, Stored]:
     """What the zip's list of tensors says, all storages being there in their full size."""
-    with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-        _check_entries(entries, size)
-        sizes = {entry.filename: entry.file_size for entry in entries}
-        top = entries[0].filename.split("/")[0]
-        if f"{top}/constants.pkl" in sizes or any(name.startswith(f"{top}/code/") for name in sizes):
-            raise PickleRefusedError("it is a TorchScript program, not weights")
-        if f"{top}/data.pkl" not in sizes:
-            raise PickleRefusedError("it is a zip, but none that torch.save wrote")
-        if sizes[f"{top}/data.pkl"] > MAX_PICKLE_BYTES:
-            raise PickleRefusedError("its list of tensors is too long")
-        content, storages = follow(io.BytesIO(archive.read(f"{top}/data.pkl")))
+    _check_table(file, size)
+    archive = zipfile.ZipFile(file)
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    _check_entries(archive.infolist(), size)
+    top = next(iter(entries)).split("/")[0]
+    if f"{top}/constants.pkl" in entries or any(name.startswith(f"{top}/code/") for name in entries):
+        raise PickleRefusedError("it is a TorchScript program, not weights")
+    if f"{top}/data.pkl" not in entries:
+        raise PickleRefusedError("it is a zip, but none that torch.save wrote")
+    if entries[f"{top}/data.pkl"].file_size > MAX_PICKLE_BYTES:
+        raise PickleRefusedError("its list of tensors is too long")
+    order = entries.get(f"{top}/byteorder")
+    if order and (order.file_size > len(LITTLE) or archive.read(order) != LITTLE):
+        raise PickleRefusedError(BIG_ENDIAN)
+    content, storages = follow(io.BytesIO(archive.read(f"{top}/data.pkl")))
     for storage in storages.values():
-        if sizes.get(f"{top}/data/{storage.key}") != storage.size_bytes:
+        entry = entries.get(f"{top}/data/{storage.key}")
+        if entry is None or entry.file_size != storage.size_bytes:
             raise DamagedPickleError("what is stored has not the size that is declared")
-    return content
+    return content, lambda storage: archive.open(f"{top}/data/{storage.key}")
+
+
+def _check_table(file: BinaryIO, size: int) -> None:
+    """Refuse a table of contents that is too long, or that is not the only one a reader could find."""
+    at = size - ZIP_END.size
+    sign, length, first, comment = _unpack(file, ZIP_END, at)
+    if sign != b"PK\x05\x06" or comment:
+        raise DamagedPickleError("it does not end as a zip that torch.save wrote")
+    if at >= ZIP64_LOCATOR.size:
+        locator = at - ZIP64_LOCATOR.size
+        sign, place = _unpack(file, ZIP64_LOCATOR, locator)
+        if sign == b"PK\x06\x07":
+            at = locator - ZIP64_END.size
+            if place != at:
+                raise DamagedPickleError("it has two tables of contents")
+            _, length, first = _unpack(file, ZIP64_END, at)
+    if first + length != at:
+        raise DamagedPickleError("its table of contents is not where it says")
+    if length > MAX_TABLE_BYTES:
+        raise PickleRefusedError(f"its table of contents must have at most {MAX_TABLE_BYTES} bytes, has {length}")
+    file.seek(0)
+
+
+def _unpack(file: BinaryIO, form: struct.Struct, at: int) -> tuple[Any, ...]:
+    file.seek(at)
+    return form.unpack(file.read(form.size))
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
@@ -104,6 +173,8 @@ def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
         raise PickleRefusedError(f"it must have 1 to {MAX_ENTRIES} entries, has {len(entries)}")
     if any(e.compress_type != zipfile.ZIP_STORED or e.compress_size != e.file_size for e in entries):
         raise PickleRefusedError("its entries are compressed, which torch.save never does")
+    if any(e.flag_bits & ENCRYPTED for e in entries):
+        raise PickleRefusedError("its entries are encrypted")
     if sum(e.file_size for e in entries) > size or any(e.header_offset + e.file_size > size for e in entries):
         raise DamagedPickleError("its entries are larger than the file")
     # Torch's zip reader does not tell capitals apart.
@@ -113,7 +184,7 @@ def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
         raise PickleRefusedError("it is a zip, but none that torch.save wrote")
 
 
-def _of_legacy(file: BinaryIO, size: int) -> Any:
+def _of_legacy(file: BinaryIO, size: int) -> tuple[Any, Stored]:
     """What a legacy file's list of tensors says, the file being long enough for all its storages.
 
     The file is five pickles: a magic number, a version, facts of the system, the content and the names of the
@@ -127,25 +198,34 @@ def _of_legacy(file: BinaryIO, size: int) -> Any:
         raise PickleRefusedError("it has a legacy format of another version than torch's 1001")
     facts = follow(stream)[0]
     if not isinstance(facts, dict) or facts.get("little_endian") is not True:
-        raise PickleRefusedError("it was written on a big-endian machine")
+        raise PickleRefusedError(BIG_ENDIAN)
     content, storages = follow(stream)
     keys = follow(stream)[0]
     if not isinstance(keys, list) or set(map(type, keys)) - {str} or sorted(keys) != sorted(storages):
         raise DamagedPickleError("its list of storages is not that of its tensors")
     if stream.tell() + sum(8 + storage.size_bytes for storage in storages.values()) > size:
         raise DamagedPickleError(f"it has {size} bytes, fewer than its tensors need")
-    return content
+    places: dict[str, int] = {}
+    end = stream.tell()
+    for key in keys:
+        places[key] = end
+        end += 8 + storages[key].size_bytes
+
+    def stored(storage: Storage) -> IO[bytes]:
+        file.seek(places[storage.key])
+        if int.from_bytes(file.read(8), "little") != storage.count:
+            raise DamagedPickleError("what is stored has not the size that is declared")
+        return file
+
+    return content, stored
 
 
-def _state_dict(content: Any, path: Path) -> tuple[list[str], dict[str, TensorRecord]]:
-    """The state dict in what was saved, and the keys that lead to it."""
-    way: list[str] = []
-    while isinstance(content, dict) and not _holds_tensors(content) and len(way) < len(WRAPPERS):
-        inner = next((key for key in WRAPPERS if isinstance(content.get(key), dict)), None)
-        if inner is None:
+def _state_dict(content: Any, path: Path) -> dict[str, TensorRecord]:
+    """The state dict in what was saved."""
+    for _ in WRAPPERS:
+        if not isinstance(content, dict) or _holds_tensors(content):
             break
-        way.append(inner)
-        content = content[inner]
+        content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), content)
     if not isinstance(content, dict) or not _holds_tensors(content):
         kind = "a tensor alone" if isinstance(content, TensorRecord) else f"a {type(content).__name__} without any"
         raise CheckpointError(f"weights must be tensors by name, got {kind}", where=path, fix=PLAIN)
@@ -156,7 +236,7 @@ def _state_dict(content: Any, path: Path) -> tuple[list[str], dict[str, TensorRe
             where=path,
             fix=PLAIN,
         )
-    return way, content
+    return content
 
 
 def _holds_tensors(content: Mapping[Any, Any]) -> bool:
@@ -164,6 +244,7 @@ def _holds_tensors(content: Mapping[Any, Any]) -> bool:
 
 
 def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), None):
+    for _ in range(MAX_PREFIXES):
+        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), "")
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors

@@ -2,7 +2,7 @@
 
 Torch's own `weights_only` reader runs no foreign code, but it takes whatever memory a file asks for (a storage of a
 declared size, a tensor larger than its storage, `bytearray(10**12)`). So the few instructions that a state dict is
-made of are followed here on stand-ins, and every other instruction is refused.
+made of are followed here on stand-ins, every other instruction is refused, and their work is counted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ __all__ = ["MAX_PICKLE_BYTES", "DamagedPickleError", "PickleRefusedError", "Stor
 
 MAX_PICKLE_BYTES = 4_000_000
 """Names, shapes and offsets alone: those of 800 tensors take 0.1 MB."""
+MAX_STEPS = 1_000_000
+"""Instructions, and items of lists that are copied: the 932 tensors of torchvision's ResNet-152 take 31 570."""
 MAX_DIMENSIONS = 16
 
 ITEM_BYTES = {
@@ -70,6 +72,9 @@ class TensorRecord:
 
     storage: Storage
     shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    first: int
+    """Element of the storage that it starts with."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def follow(stream: io.BytesIO) -> tuple[Any, dict[str, Storage]]:
         every storage that reading it would make, by key, whether or not a tensor lies in it.
 
     Raises:
-        PickleRefusedError: See there. Nothing of the file was run, and no memory beyond its own size taken.
+        PickleRefusedError: See there. Nothing of the file was run, and no memory taken but for what stands in it.
     """
     machine = _Machine()
     try:
@@ -121,9 +126,16 @@ class _Machine:
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}
+        self.steps = 0
+
+    def count(self, steps: int) -> None:
+        self.steps += steps
+        if self.steps > MAX_STEPS:
+            raise PickleRefusedError("its list of tensors is too long")
 
     def run(self, instructions: Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]) -> Any:
         for instruction, argument, _ in instructions:
+            self.count(1)
             name = instruction.name
             if name == "STOP":
                 return self.stack.pop()
@@ -179,8 +191,7 @@ class _Machine:
     def update(self, items: list[Any]) -> None:
         target = _of(self.stack[-1], dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # The hash of tuples of tuples of ... can take for ever.
-            target[_of(key, str, int)] = value
+            target[_key(key)] = value
 
     def setitem(self, _: Any) -> None:
         items = _last(self.stack, 2)
@@ -213,7 +224,10 @@ class _Machine:
         called = _of(self.stack.pop(), _Name).path
         if called == _ORDERED_DICT and len(arguments) <= 1:
             # Python 2 wrote the items as an argument, Python 3 sets them afterwards.
-            items = [_of(item, list, tuple) for item in (_of(arguments[0], list) if arguments else [])]
+            items = _of(arguments[0], list) if arguments else []
+            # The memo can give the same list again and again.
+            self.count(len(items))
+            items = [_of(item, list, tuple) for item in items]
             self.stack.append({})
             self.update([part for key, value in items for part in (key, value)])
         elif called == _TENSOR_V1:
@@ -298,6 +312,14 @@ def _of(value: Any, *kinds: type) -> Any:
     return value
 
 
+def _key(value: Any) -> str | int:
+    """A key of a dict, quick to hash: not so tuples of tuples of ..., and large integers can all have one hash."""
+    key: str | int = _of(value, str, int)
+    if isinstance(key, int) and abs(key) >= 2**31:
+        raise TypeError
+    return key
+
+
 def _count(value: Any) -> int:
     number: int = _of(value, int)
     if not 0 <= number < 2**62:
@@ -327,4 +349,4 @@ def _tensor(storage: Any, first: Any, shape: Any, strides: Any) -> TensorRecord:
     last = sum((size - 1) * step for size, step in zip(sizes, steps, strict=True)) if elements else -1
     # A stride of 0 shows one element many times: tensors that are copied must not be larger than what is stored.
     _inside(max(_count(first) + last + 1, elements), available)
-    return TensorRecord(storage, sizes)
+    return TensorRecord(storage, sizes, steps, first + (storage.view[0] if storage.view else 0))

@@ -232,3 +232,29 @@ def test_stored_tone_of_colour_is_its_luma_turned_upright(tmp_path: Path) -> Non
 def test_stored_tone_of_one_value_keeps_it(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((8, 9), 51, dtype=np.uint8))
     np.testing.assert_array_equal(read_film(tmp_path / "grey.png", tone="stored").pixels, np.float32(0.2))
+
+
+@pytest.mark.parametrize(
+    ("values", "got"),
+    [
+        ((0.0, np.nan), "NaN or infinite values"),
+        ((np.inf, 9.0), "NaN or infinite values"),
+        ((-5.0, 9.0), "-5 to 9"),
+        ((0.0, 70000.0), "0 to 70000"),
+        ((0.0, 0.75), "fractions between 0 and 1"),
+    ],
+)
+def test_floating_point_tiffs_that_would_lose_their_values_are_refused(
+    tmp_path: Path, values: tuple[float, float], got: str
+) -> None:
+    Image.fromarray(np.tile(np.float32(values), (6, 4))).save(tmp_path / "film.tif")
+    with pytest.raises(DataError, match=rf"film\.tif: grey values must be whole numbers 0\.\.65535, got {got}"):
+        read_film(tmp_path / "film.tif")
+
+
+def test_floating_point_tiffs_of_whole_numbers_are_read(tmp_path: Path, ramp: np.ndarray) -> None:
+    # Half a grey value is rounded, not cut off.
+    Image.fromarray(ramp.astype(np.float32) - np.float32(0.25) * (ramp > 0)).save(tmp_path / "film.tif")
+    cv2.imwrite(str(tmp_path / "film.png"), ramp)
+    wanted, got = (read_film(tmp_path / name, tone="stored").pixels for name in ("film.png", "film.tif"))
+    np.testing.assert_array_equal(got, wanted)

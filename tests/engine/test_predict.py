@@ -67,6 +67,25 @@ def test_no_film_no_answer_and_wrong_shapes_are_refused(predictor: Predictor) ->
         predictor.predict([np.zeros((3, 4, 5), dtype=np.float32)])
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_films_with_values_that_are_no_numbers_are_refused(predictor: Predictor, value: float) -> None:
+    film = np.zeros((20, 10), dtype=np.float32)
+    film[3, 4] = value
+    with pytest.raises(DataError, match="must be numbers, got NaN or infinity"):
+        predictor.predict([film])
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("size", [(3, 5), (1, 1), (2, 900), (900, 2)])
+def test_films_smaller_than_a_stride_get_an_empty_result(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = write_film(tmp_path / "films/small.png", size)
+    predict_films(load_model("demo", precision="32", device="cpu"), [path], tmp_path / "out", options=OPTIONS)
+    (spine,) = read_folder(tmp_path / "out").values()
+    assert spine.image_size == size
+    assert not spine.vertebrae
+    assert (tmp_path / "out/overlays/small.png").exists()
+
+
 def test_films_of_one_size_go_through_the_network_together(predictor: Predictor) -> None:
     shapes = [(8, 8), (9, 8), (8, 8), (8, 8), (9, 8)]
     found = predictor.predict([np.zeros(shape, dtype=np.float32) for shape in shapes], batch_size=4)

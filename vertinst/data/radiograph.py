@@ -334,14 +334,27 @@ def _grey(image: Image.Image, path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
         return 65535 - values if inverted else values
     if image.mode in ("I", "F"):
         values = np.asarray(image)
-        if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
-            raise DataError(
-                "grey values must lie in 0..65535, got others", where=path, fix="Export it with 8 or 16 bits."
-            )
-        return values.astype(np.uint16)
+        _check_grey(values, path)
+        return np.rint(values).astype(np.uint16)
     if image.mode in ("P", "PA"):
         return np.asarray(image.convert("RGB"))
     return np.asarray(image.convert("L"))
+
+
+def _check_grey(values: npt.NDArray[np.int32 | np.float32], path: Path) -> None:
+    """Refuse what the film would lose as whole numbers of 16 bits."""
+    if not np.isfinite(values).all():
+        got = "NaN or infinite values"
+    elif values.min() < 0 or values.max() > 65535:
+        got = f"{values.min():g} to {values.max():g}"
+    elif values.max() <= 1 and (values != np.rint(values)).any():
+        # Floating-point films of 0..1: as whole numbers they would be black.
+        got = "fractions between 0 and 1"
+    else:
+        return
+    raise DataError(
+        f"grey values must be whole numbers 0..65535, got {got}", where=path, fix="Export it with 8 or 16 bits."
+    )
 
 
 def _deep_colour(path: Path) -> npt.NDArray[np.uint16] | None:

@@ -92,7 +92,7 @@ class Predictor:
             `category_ids` count from 1 in the order of `classes`; boxes clipped to the film; no mask is empty.
 
         Raises:
-            DataError: A film cannot be read, or an array has another shape.
+            DataError: A film cannot be read, or an array has another shape or holds NaN or infinity.
             VertinstError: The device's memory is too small for so many films at once.
         """
         size = batch_size or self.batch_size
@@ -103,6 +103,9 @@ class Predictor:
         pixels = film if isinstance(film, np.ndarray) else read_film(Path(film), tone=self.tone).pixels
         if pixels.ndim != 2:
             raise DataError(f"film must have shape (H, W), got {pixels.shape}", fix="Give grey values 0..1.")
+        if not np.isfinite(pixels).all():
+            # Left alone, one such pixel spreads through the network, and nothing at all is found.
+            raise DataError("film's grey values must be numbers, got NaN or infinity", fix="Give grey values 0..1.")
         return np.ascontiguousarray(pixels, dtype=np.float32)
 
     def _predict_batch(self, films: Sequence[Pixels]) -> list[Instances]:
@@ -179,7 +182,7 @@ def load_model(
     if engine not in ("auto", "torch") or exported.is_exported(path):
         if compile:
             raise ConfigError("only the engine torch compiles networks", fix="Leave --compile away.")
-        return exported.load_exported(path, engine=engine, precision=precision, device=device)
+        return exported.load_exported(path, engine=engine, precision=precision, device=device, noted=noted)
     chosen = choose_device(device)
     checkpoint = checkpoints.read(path)
     if checkpoint.foreign:

@@ -141,3 +141,9 @@ def test_empty_mask_is_named_but_not_filled():
     size = (100, 100)
     spine = Spine(size, (Vertebra("L5", "lumbar", 0.5, np.zeros(4, np.float32), rle.empty(size)),))
     assert changed(overlay.draw(grey(size), spine)).any()
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (2, 300), (300, 2)])
+def test_flags_on_films_without_room_for_them(size):
+    assert overlay.draw(grey(size), Spine(size, flags=("no_sacrum",))).shape == (*size, 3)

@@ -148,7 +148,9 @@ def _cost(image: Image, block: Block, corner: tuple[int, int], found: Sequence[t
     x, y = max(0, corner[0]), max(0, corner[1])
     place = (x, y, x + block.width, y + block.height)
     covered = sum(overlap_area(place, (a, b, c, d)) for a, b, c, d in found)
-    return covered, float(image[y : y + block.height, x : x + block.width].std())
+    below = image[y : y + block.height, x : x + block.width]
+    # On films of a few pixels the corner lies outside.
+    return covered, float(below.std()) if below.size else 0.0
 
 
 def _size(image: Image) -> tuple[int, int]:

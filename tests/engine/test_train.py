@@ -431,6 +431,24 @@ def test_weights_for_other_classes_are_refused_by_name(
     assert taken["not_taken"] == ["head.3.weight", "head.3.bias"]
 
 
+def test_weights_to_start_from_are_checked_before_any_film_is_read(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny
+) -> None:
+    (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04")
+    train(tiny("schedule.epochs=1"), films, films, images, tmp_path / "first")
+    reports: list[tuple[object, ...]] = []
+    for settings, message in (
+        ([f"init.weights={tmp_path / 'cut.pth'}"], "broken or cut short"),
+        ([f"init.weights={tmp_path / 'none.pth'}"], "no such weights file"),
+        ([f"init.weights={tmp_path / 'first'}", "classes=[lumbar, sacral, cage]"], "must be for the classes"),
+    ):
+        config = tiny(*settings)
+        with pytest.raises(CheckpointError, match=message):
+            train(config, films, films, images, tmp_path / "second", progress=lambda *step: reports.append(step))
+        assert not reports
+        assert not (tmp_path / "second").exists()
+
+
 def test_the_seed_decides(films: Dataset, images: Path, tmp_path: Path, tiny: Tiny) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         train(tiny(f"seed={seed}", "schedule.epochs=1"), films, films, images, tmp_path / name)

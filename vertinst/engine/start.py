@@ -10,7 +10,7 @@ from vertinst.engine.checkpoint import Checkpoint
 from vertinst.engine.taken import Taken
 from vertinst.errors import CheckpointError
 
-__all__ = ["check_classes", "start_from"]
+__all__ = ["check_classes", "check_start", "start_from"]
 
 # Options without which foreign weights mean nothing, even where shapes happen to fit.
 ESSENTIAL_OPTIONS = ("backbone", "deformable_interval")
@@ -36,11 +36,30 @@ def start_from(
     Raises:
         CheckpointError: The weights are of another model, backbone or for other classes; or nothing of them fits.
     """
+    check_start(checkpoint, name, options, classes, strict=strict)
+    return checkpoints.load_weights(model, checkpoint, strict=strict and not checkpoint.foreign)
+
+
+def check_start(
+    checkpoint: Checkpoint, name: str, options: BaseModel, classes: tuple[str, ...], *, strict: bool
+) -> None:
+    """Refuse what no training can start from, as far as it shows without the model.
+
+    Args:
+        checkpoint: See `start_from`.
+        name: See there.
+        options: See there.
+        classes: See there.
+        strict: See there.
+
+    Raises:
+        CheckpointError: The weights are for other classes or, of foreign ones, of another model or backbone.
+    """
     found = checkpoint.description
     if not checkpoint.foreign:
         if strict:
             check_classes(checkpoint, classes)
-        return checkpoints.load_weights(model, checkpoint, strict=strict)
+        return
     if found.model != name:
         raise CheckpointError(
             f"weights must be of the model {name}, got {found.model}",
@@ -56,7 +75,6 @@ def start_from(
                 fix=f"Train that: --set model.{option}={got}. "
                 "With --set init.strict=false all is taken that has the same shape.",
             )
-    return checkpoints.load_weights(model, checkpoint, strict=False)
 
 
 def check_classes(checkpoint: Checkpoint, classes: tuple[str, ...]) -> None:

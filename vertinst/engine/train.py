@@ -28,7 +28,7 @@ from vertinst.engine.precision import choose_device, choose_precision, lay_out
 from vertinst.engine.predict import Predictor, load_model, predict_films
 from vertinst.engine.run_folder import WAIT_COLUMN, Curves, RunFolder, fingerprint
 from vertinst.engine.seeding import reproducible, seed_everything
-from vertinst.engine.start import start_from
+from vertinst.engine.start import check_start, start_from
 from vertinst.engine.taken import Taken
 from vertinst.engine.validate import summary_numbers, validate
 from vertinst.errors import CheckpointError, DataError, NonFiniteLossError, VertinstError
@@ -115,6 +115,11 @@ def train(
         raise DataError("training needs at least one film, got none", fix="Check the split and its ratios.")
     options = model_options(config)
     device = choose_device(config.device)
+    if config.init.weights is not None and not resume:
+        # Reading the films may take minutes, after which nobody waits for a mistake in a file's name.
+        weights = checkpoints.read(config.init.weights)
+        check_start(weights, config.model.name, options, config.classes, strict=config.init.strict)
+        del weights
     for dataset in (train_set, val_set):
         check_films(dataset, images, config.classes)
     for record in track(val_set.images, len(val_set), "checking validation films", progress):

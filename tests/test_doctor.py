@@ -44,3 +44,8 @@ def test_a_missing_extra_comes_with_its_command_and_is_no_fault(monkeypatch):
     assert missing.found.startswith("openvino missing: needed for export-model --format openvino")
     assert missing.mend == 'pip install "vertinst[openvino]"'
     assert not missing.fatal
+
+
+def test_one_thread_is_not_called_threads():
+    assert doctor._cpu(2, 1) == "2 cores, torch uses 1 thread"
+    assert doctor._cpu(1, 8) == "1 core, torch uses 8 threads"

@@ -117,9 +117,13 @@ def _devices() -> list[Finding]:
     precision = choose_precision("auto", device)
     return [
         Finding("GPU", ", ".join(gpus) or "none that torch can use; everything runs on the CPU"),
-        Finding("CPU", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"),
+        Finding("CPU", _cpu(os.cpu_count() or 1, torch.get_num_threads())),
         Finding("precision auto", f"{precision}: {explain_precision(device)}"),
     ]
+
+
+def _cpu(cores: int, threads: int) -> str:
+    return f"{cores} core{'' if cores == 1 else 's'}, torch uses {threads} thread{'' if threads == 1 else 's'}"
 
 
 def _room() -> list[Finding]:

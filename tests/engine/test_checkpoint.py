@@ -122,7 +122,12 @@ def test_broken_and_foreign_files_are_refused(model: torch.nn.Module, tmp_path: 
     path = tmp_path / "weights.safetensors"
     checkpoints.save(path, model.state_dict(), described())
     content = path.read_bytes()
-    for cut, message in ((len(content) - 1, "broken or cut short"), (100, "cut short"), (5, "another kind of file")):
+    for cut, message in (
+        (len(content) - 1, "broken or cut short"),
+        (100, "cut short"),
+        (5, "another kind of file"),
+        (0, "an empty file"),
+    ):
         path.write_bytes(content[:cut])
         with pytest.raises(CheckpointError, match=message):
             checkpoints.read(path)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -48,6 +49,8 @@ DEMO_WEIGHTS = "yolact_demo.safetensors"
 STATE_PREFIX = "training/"
 METADATA_KEY = "vertinst"
 MAX_HEADER_BYTES = 20_000_000
+# What the parts of a description are in Python.
+KINDS = {"model": str, "epoch": int, **dict.fromkeys(("options", "config", "metrics", "training", "versions"), dict)}
 
 
 @dataclass(frozen=True)
@@ -240,9 +243,10 @@ def _check_header(path: Path, start: bytes) -> None:
     length = int.from_bytes(start[:8], "little")
     if len(start) < 9 or start[8:] != b"{" or length > MAX_HEADER_BYTES:
         raise CheckpointError(
-            "weights must be safetensors or a .pth of torch, got another kind of file",
+            "weights must be safetensors or a .pth of torch, got "
+            + ("another kind of file" if start else "an empty file"),
             where=path,
-            fix="Check the path.",
+            fix="Check the path, and that no download saved a web page in its place.",
         )
     if 8 + length > size:
         raise CheckpointError(f"weights file is cut short ({size} bytes)", where=path, fix="Copy or download it again.")
@@ -264,10 +268,16 @@ def _describe(text: str | None, path: Path) -> Description:
                 where=path,
                 fix="Install a newer vertinst.",
             )
-        return Description(**{**content, "classes": tuple(str(c) for c in content["classes"])})
-    except (ValueError, KeyError, TypeError) as error:
+        found = Description(**{**content, "classes": tuple(str(c) for c in content["classes"])})
+        for name, kind in KINDS.items():
+            if not isinstance(getattr(found, name), kind):
+                raise TypeError(f"{name} is of another kind")
+        return found
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
-            f"description in the weights file is damaged ({error})", where=path, fix="Copy or download it again."
+            f"description in the weights file is damaged ({ascii(str(error))[1:-1][:120]})",
+            where=path,
+            fix="Copy or download it again.",
         ) from error
 
 
@@ -297,9 +307,24 @@ def build_model(checkpoint: Checkpoint) -> nn.Module:
     if "backbone_weights" in type(options).model_fields:
         # The checkpoint brings all weights: nothing is to be downloaded first.
         options = options.model_copy(update={"backbone_weights": "none"})
+    _check_shapes(plugin, options, checkpoint)
     model: nn.Module = plugin.build(options, description.classes)
     load_weights(model, checkpoint)
     return model.eval()
+
+
+def _check_shapes(plugin: ModuleType, options: BaseModel, checkpoint: Checkpoint) -> None:
+    """Refuse weights that do not fit before memory is taken for a network as large as the file's options ask for."""
+    try:
+        with torch.device("meta"):
+            wanted = plugin.build(options, checkpoint.description.classes).state_dict()
+    except RuntimeError as error:
+        raise CheckpointError(
+            "options in the weights file ask for a network that no memory holds",
+            where=checkpoint.path,
+            fix="Take other weights.",
+        ) from error
+    _check_whole(compare(checkpoint.path.name, wanted, checkpoint.weights), checkpoint.path)
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint, *, strict: bool = True) -> Taken:
@@ -319,13 +344,31 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, *, strict: bool = Tru
     wanted = model.state_dict()
     taken = compare(checkpoint.path.name, wanted, checkpoint.weights)
     fitting = {row.name: checkpoint.weights[row.name] for row in taken.rows if row.outcome == "taken"}
-    if not taken.whole and (strict or not fitting):
-        problems = [f"{row.name} {row.reason}" for row in taken.rows if row.reason]
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(
-            f"weights do not fit the model: {'; '.join(problems[:3])}{more}",
-            where=checkpoint.path,
-            fix="Use the model options the weights were trained with, or --set init.strict=false to load what fits.",
-        )
+    if strict or not fitting:
+        _check_whole(taken, checkpoint.path)
+    for name, tensor in fitting.items():
+        # Complex numbers would lose a part without a word, and counts or flags are no weights.
+        if tensor.is_floating_point() != wanted[name].is_floating_point() or tensor.is_complex():
+            raise CheckpointError(
+                f"weights must be {_kind(wanted[name])} for {ascii(name)[1:-1]}, got {_kind(tensor)}",
+                where=checkpoint.path,
+                fix="Copy or download the file again, or take other weights.",
+            )
     model.load_state_dict(fitting, strict=False)
     return taken
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _check_whole(taken: Taken, path: Path) -> None:
+    if taken.whole:
+        return
+    problems = [f"{ascii(row.name)[1:-1][:80]} {row.reason}" for row in taken.rows if row.reason]
+    more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+    raise CheckpointError(
+        f"weights do not fit the model: {'; '.join(problems[:3])}{more}",
+        where=path,
+        fix="Use the model options the weights were trained with, or --set init.strict=false to load what fits.",
+    )

@@ -221,6 +221,18 @@ def test_faults_of_files_are_one_message_each(study, capsys, tmp_path):
     assert not (tmp_path / "p").exists()
 
 
+def test_predict_says_how_many_films_at_once_and_whether_to_compile(study, tmp_path, monkeypatch):
+    loaded, predicted = {}, {}
+    monkeypatch.setattr("vertinst.engine.predict.load_model", lambda weights, **how: loaded.update(how))
+    monkeypatch.setattr("vertinst.engine.predict.predict_films", lambda *args, **how: predicted.update(how))
+    command = ["predict", str(study / "films" / "images"), "--weights", "demo", "--out", str(tmp_path / "found")]
+    assert run([*command, "--batch-size", "3", "--compile"]) == 0
+    assert (loaded["compile"], predicted["batch_size"]) == (True, 3)
+    assert run(command) == 0
+    assert (loaded["compile"], predicted["batch_size"]) == (False, None)
+    assert run([*command, "--batch-size", "0"]) != 0
+
+
 def test_a_truncated_film_is_named_and_the_others_are_predicted(study, capsys, tmp_path):
     whole = next((study / "films" / "images").glob("*.png"))
     (tmp_path / "whole.png").write_bytes(whole.read_bytes())

@@ -533,6 +533,12 @@ def predict(
     engine: Annotated[
         str, typer.Option(help="auto (what an exported folder is for, else torch), torch, onnx or openvino.")
     ] = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Films that are predicted at once: 1 on a processor, 8 on a GPU if unset.")
+    ] = None,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="torch.compile: minutes before the first film, less time for each after.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Find and name vertebrae and implants on films."""
@@ -550,7 +556,7 @@ def predict(
     if overwrite:
         keep_inputs(out_folder, [weights, *films])
     with waiting("loading the network"):
-        model = load_model(weights, precision=precision, device=device, engine=engine, noted=err.print)
+        model = load_model(weights, precision=precision, device=device, engine=engine, compile=compile, noted=err.print)
     with progress_display() as progress:
         predict_films(
             model,
@@ -562,6 +568,7 @@ def predict(
             progress=progress,
             root=images,
             merged=merged_choice(classes),
+            batch_size=batch_size,
         )
     out.print(f"{len(paths)} films: labelled JSON in {out_folder}, pictures in {out_folder / 'overlays'}")
 

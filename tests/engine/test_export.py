@@ -114,6 +114,40 @@ def test_command_line_predicts_with_an_exported_folder(
     assert "openvino" in json.dumps(result)
 
 
+def test_a_foreign_file_is_named_before_it_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def stop(*arguments: object, noted: Callable[[str], None]) -> None:
+        noted("taken for yolact")
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(export, "export_model", stop)
+    with pytest.raises(ConfigError, match="enough"):
+        load_model(tmp_path / "yolact_base.pth", engine="openvino", noted=said.append)
+    assert said == ["taken for yolact"]
+
+
+@pytest.mark.parametrize("broken", range(4))
+def test_a_network_that_gives_no_numbers_is_no_export(
+    broken: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = small(tmp_path)
+
+    def wrong(form: str, folder: Path, precision: str) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+        def run_network(batch: torch.Tensor) -> list[torch.Tensor]:
+            with torch.inference_mode():
+                outputs = list(checkpoints.build_model(checkpoints.read(weights)).network(batch))
+            outputs[broken] = outputs[broken] * torch.nan
+            return outputs
+
+        return run_network
+
+    monkeypatch.setattr(export, "_write_openvino", lambda model, path: path.write_text(""))
+    monkeypatch.setattr(export, "open_runtime", wrong)
+    with pytest.raises(CheckpointError, match="must give torch's outputs, got a difference of nan"):
+        export_model(weights, "openvino", tmp_path / "out")
+
+
 @pytest.mark.usefixtures("written_before")
 def test_int8_says_what_it_costs(
     films: list[Path], native: list[Instances], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -221,7 +221,9 @@ def _difference(model: nn.Module, form: Format, out: Path) -> float:
     with torch.inference_mode():
         wanted = _Network(model)(trial)
     got = open_runtime(form, out, "32")(trial)
-    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-6)) for a, b in zip(got, wanted, strict=True))
+    differences = [(a - b).abs().max() / b.abs().max().clamp(min=1e-6) for a, b in zip(got, wanted, strict=True)]
+    # Not Python's max, which passes over what is no number.
+    return float(torch.stack(differences).max())
 
 
 def _record(

@@ -210,7 +210,12 @@ class ExportedPredictor(Predictor):
 
 
 def load_exported(
-    path: Path | str, *, engine: str = "auto", precision: str = "auto", device: str = "auto"
+    path: Path | str,
+    *,
+    engine: str = "auto",
+    precision: str = "auto",
+    device: str = "auto",
+    noted: Callable[[str], None] = lambda sentence: None,
 ) -> ExportedPredictor:
     """Load an exported folder, or convert a trained model on the spot.
 
@@ -219,6 +224,7 @@ def load_exported(
         engine: `onnx` or `openvino`; `auto` takes the one that the folder is for.
         precision: `auto`, `32` or `bf16`, of the layers that are not int8.
         device: `auto` or `cpu`.
+        noted: Told what a foreign file was taken for.
 
     Raises:
         CheckpointError: The folder is damaged, or for a model this version does not have.
@@ -227,7 +233,7 @@ def load_exported(
     if choose_device(device).type != "cpu" and device != "auto":
         raise ConfigError(f"exported models run on the processor, got device {device!r}", fix="Leave --device away.")
     if not is_exported(path):
-        return _converted(path, check_format(engine, "--engine"), precision)
+        return _converted(path, check_format(engine, "--engine"), precision, noted)
     folder = Path(path)
     record = read_record(folder)
     if engine not in ("auto", record.format):
@@ -243,12 +249,12 @@ def load_exported(
     return ExportedPredictor(_assemble(record, folder, runtime), record)
 
 
-def _converted(path: Path | str, form: Format, precision: str) -> ExportedPredictor:
+def _converted(path: Path | str, form: Format, precision: str, noted: Callable[[str], None]) -> ExportedPredictor:
     """A trained model converted for this process alone."""
     from vertinst.engine.export import export_model
 
     with TemporaryDirectory(prefix="vertinst-") as folder:
-        export_model(path, form, Path(folder))
+        export_model(path, form, Path(folder), noted=noted)
         return load_exported(folder, precision=precision)
 
 

@@ -42,6 +42,8 @@ __all__ = [
 
 FORMAT_VERSION = 1
 BEST, LAST = "best.safetensors", "last.safetensors"
+# What `vertinst.engine.exported` knows its folders by.
+EXPORTED = "model.json"
 DEMO_WEIGHTS = "yolact_demo.safetensors"
 
 # Tensors of the training state (optimiser) lie beside the weights under this prefix, which no module name can have:
@@ -178,6 +180,12 @@ def find_weights(path: Path | str) -> Path:
         for name in (BEST, LAST):
             if (path / name).is_file():
                 return path / name
+        if (path / EXPORTED).is_file():
+            raise CheckpointError(
+                "folder must be of a training run, got an exported model",
+                where=path,
+                fix="Name the run that it was exported from.",
+            )
         raise CheckpointError(
             f"run folder has neither {BEST} nor {LAST}", where=path, fix="Name the --out folder of `vertinst train`."
         )

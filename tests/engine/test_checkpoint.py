@@ -77,6 +77,10 @@ def test_half_is_smaller_and_close(model: torch.nn.Module, tmp_path: Path) -> No
 
 
 def test_a_run_folder_stands_for_its_best_or_else_its_last(model: torch.nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported/model.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"must be of a training run, got an exported model(.|\n)*exported from"):
+        checkpoints.find_weights(tmp_path / "exported")
     with pytest.raises(CheckpointError, match=r"neither best\.safetensors nor last\.safetensors"):
         checkpoints.read(tmp_path)
     for name, epoch in (("last.safetensors", 2), ("best.safetensors", 1)):

@@ -192,6 +192,12 @@ def test_settings_out_of_range_are_refused(settings: dict[str, object], message:
         Options(**settings)
 
 
+def test_an_unknown_backbone_is_told_once() -> None:
+    with pytest.raises(ValidationError, match=r"'resnet101' or 'darknet53'") as raised:
+        Options(backbone="resnet19")
+    assert [error["loc"] for error in raised.value.errors()] == [("backbone",)]
+
+
 def test_options_that_shape_the_network() -> None:
     options = SMALL.model_copy(update={"head_convs": 2, "prototype_convs": 0, "aspect_ratios": (1.0,), "prototypes": 5})
     model = build(options, CLASSES)

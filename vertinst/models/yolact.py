@@ -100,7 +100,8 @@ class Options(BaseModel, extra="forbid"):
 
     preset: Literal["radiograph", "original"] = "radiograph"
     preprocessing: Literal["radiograph", "original"] = "radiograph"
-    backbone: BackboneName | Literal["darknet53"] = "resnet50"
+    # One literal and not a union, of which a wrong name would be told twice.
+    backbone: Literal[BackboneName, "darknet53"] = "resnet50"
     backbone_weights: BackboneWeights = "none"
     frozen_batch_norm: bool = False
     trainable_layers: int = Field(5, ge=0, le=5)

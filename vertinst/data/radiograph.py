@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import cv2
 import numpy as np
@@ -341,7 +341,7 @@ def _grey(image: Image.Image, path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
     return np.asarray(image.convert("L"))
 
 
-def _check_grey(values: npt.NDArray[np.int32 | np.float32], path: Path) -> None:
+def _check_grey(values: npt.NDArray[Any], path: Path) -> None:
     """Refuse what the film would lose as whole numbers of 16 bits."""
     if not np.isfinite(values).all():
         got = "NaN or infinite values"

@@ -334,9 +334,17 @@ def describe(**changes: object) -> Callable[[Path], None]:
         (describe(format_version=2), "format_version"),
         (describe(files={}), "file of the exported model is missing"),
         (describe(surprise=1), "surprise"),
+        (describe(**{"\x1b[2J": 1}), r"\\x1b\[2J"),
+        (lambda folder: (folder / MODEL_JSON).write_bytes(b"[" * 20_000_001), "must have at most 20000000 bytes"),
+        (lambda folder: (folder / MODEL_JSON).write_bytes(b"[" * 1_000_000), "is not valid JSON|nested"),
         (describe(model="../../etc/passwd"), "has no model"),
         (describe(model="mask_rcnn"), "has no model"),
         (describe(options={"image_size": 10**9}), "has no model 'yolact' with the folder's options"),
+        # As many anchors as no memory holds.
+        (
+            describe(options={"anchor_scales": [1.0] * 9_000, "aspect_ratios": [1.0] * 9_000}),
+            "anchors for films of thi",
+        ),
         (describe(classes=["lumbar"]), "network must give 4 box values, 2 scores and 32 coefficients"),
     ],
 )
@@ -344,6 +352,53 @@ def test_damaged_and_hostile_folders_are_refused(copied: Path, damage: Callable[
     damage(copied)
     with pytest.raises((CheckpointError, DataError), match=message):
         load_model(copied).predict([np.random.default_rng(0).random((64, 64), dtype=np.float32)])
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        # OpenVINO says how it refuses these; none of them is to get as far as a network.
+        (
+            '<?xml version="1.0"?>',
+            '<?xml version="1.0"?><!DOCTYPE n [<!ENTITY e SYSTEM "file:///etc/passwd">]><x>&e;</x>',
+        ),
+        ('type="Convolution"', 'type="Stranger"'),
+        ('offset="0"', 'offset="99999999999"'),
+        ('offset="0"', 'offset="-1"'),
+        ("</net>", ""),
+    ],
+)
+def test_hostile_openvino_networks_are_refused(before: str, after: str, copied: Path) -> None:
+    from vertinst.engine.exported import facts_of
+
+    text = (copied / "model.xml").read_text()
+    assert before in text
+    (copied / "model.xml").write_text(text.replace(before, after, 1))
+    record = json.loads((copied / MODEL_JSON).read_text())
+    record["files"]["model.xml"] = facts_of(copied / "model.xml").model_dump()
+    (copied / MODEL_JSON).write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="cannot be loaded as a network"):
+        load_model(copied)
+
+
+def test_networks_that_fail_while_they_run_are_one_message(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = load_model(copied)
+    film = np.zeros((64, 64), dtype=np.float32)
+    model = predictor.model
+
+    def fail(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        raise RuntimeError("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT")
+
+    monkeypatch.setattr(model, "runtime", fail)
+    with pytest.raises(CheckpointError, match=r"network cannot be run \(RuntimeError\)"):
+        predictor.predict([film])
+    for outputs in ((torch.tensor(1.0),) * 4, (torch.zeros(2, 3),) * 4):
+        monkeypatch.setattr(model, "runtime", lambda batch, outputs=outputs: outputs)
+        with pytest.raises(CheckpointError, match="outputs for one film"):
+            predictor.predict([film])
+    monkeypatch.setattr(model, "runtime", lambda batch: (torch.zeros(1, 3),) * 4)
+    with pytest.raises(CheckpointError, match="network must give 4 box values"):
+        predictor.predict([film])
 
 
 def test_a_folder_without_description_is_no_model(tmp_path: Path) -> None:

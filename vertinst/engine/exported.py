@@ -23,6 +23,7 @@ from vertinst.engine.precision import choose_device
 from vertinst.engine.predict import Predictor
 from vertinst.engine.runtimes import AGAIN, FILES, Format, Runtime, check_format, open_runtime
 from vertinst.errors import CheckpointError, ConfigError, DataError
+from vertinst.models.yolact import STRIDES
 from vertinst.structures import Instances
 
 __all__ = [
@@ -43,6 +44,7 @@ RESCORING = "rescoring.safetensors"
 # Parts that `detect` needs and that stay in torch, with the file that holds them.
 DETECTION_PARTS = ("maskiou_net",)
 MAX_CLASSES = 10_000
+MAX_RECORD_BYTES = 20_000_000
 
 
 class Facts(BaseModel, extra="forbid"):
@@ -110,13 +112,16 @@ def read_record(folder: Path) -> Record:
         CheckpointError: It says something else than a `Record`, or a file is missing, cut short or another.
     """
     path = folder / MODEL_JSON
+    size = path.stat().st_size
+    if size > MAX_RECORD_BYTES:
+        raise CheckpointError(f"must have at most {MAX_RECORD_BYTES} bytes, got {size}", where=path, fix=AGAIN)
     try:
         record = Record.model_validate(files.read_json(path))
     except DataError as error:
         raise CheckpointError(error.message, where=path, fix=AGAIN) from error
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part)[:40] for part in first["loc"]) or "its top level"
+        place = ".".join(ascii(str(part))[1:-1][:40] for part in first["loc"]) or "its top level"
         raise CheckpointError(
             f"must describe an exported model of this version of vertinst: {place}: {first['msg']}",
             where=path,
@@ -168,22 +173,44 @@ class ExportedModel(nn.Module):
         """
         model: Any = self.model
         batch, sizes = model.prepare(images)
-        films = [self.runtime(film[None]) for film in batch]
+        films = [self._run(film[None]) for film in batch]
         raw = self._raw(*(torch.cat(parts) for parts in zip(*films, strict=True)))
-        self._check(raw)
         whole = batch.shape[-2], batch.shape[-1]
+        self._check(raw, whole)
         found: list[Instances] = model.detect(raw, whole, [(i.shape[1], i.shape[2]) for i in images], sizes)
         return found
 
-    def _check(self, raw: Any) -> None:
-        wanted = (4, self._classes + 1, self.options.prototypes)
-        got = (raw.deltas.shape[-1], raw.logits.shape[-1], raw.coefficients.shape[-1])
-        if got != wanted or raw.prototypes.shape[1] != wanted[2] or not all(o.dtype == torch.float32 for o in raw):
+    def _run(self, film: Tensor) -> tuple[Tensor, ...]:
+        try:
+            outputs = self.runtime(film)
+        except Exception as error:
+            # The runtimes' exceptions have no common base.
+            raise CheckpointError(f"network cannot be run ({type(error).__name__})", fix=AGAIN) from error
+        if any(not output.ndim or len(output) != 1 for output in outputs):
+            raise CheckpointError("network must give its outputs for one film", fix=AGAIN)
+        return outputs
+
+    def _check(self, raw: Any, whole: tuple[int, int]) -> None:
+        k = self.options.prototypes
+        anchors = raw.deltas.shape[1] if raw.deltas.ndim == 3 else 0
+        wanted = {"deltas": (anchors, 4), "logits": (anchors, self._classes + 1), "coefficients": (anchors, k)}
+        got = {name: tuple(getattr(raw, name).shape[1:]) for name in wanted}
+        planes = raw.prototypes.ndim == 4 and raw.prototypes.shape[1] == k
+        if got != wanted or not anchors or not planes or not all(o.dtype == torch.float32 for o in raw):
             raise CheckpointError(
-                f"network must give {wanted[0]} box values, {wanted[1]} scores and {wanted[2]} coefficients an anchor, "
-                f"got {got}",
+                f"network must give 4 box values, {self._classes + 1} scores and {k} coefficients an anchor, "
+                f"got {', '.join(map(str, got.values()))}",
                 fix=AGAIN,
             )
+        if (expected := self._anchors_of(whole)) != anchors:
+            raise CheckpointError(
+                f"network must give {expected} anchors for films of this size, got {anchors}", fix=AGAIN
+            )
+
+    def _anchors_of(self, whole: tuple[int, int]) -> int:
+        """Anchors that `detect` would make: counted before they are made, as the folder's options say how many."""
+        cells = sum(-(-whole[0] // stride) * -(-whole[1] // stride) for stride in STRIDES)
+        return cells * len(self.options.anchor_scales) * len(self.options.aspect_ratios)
 
 
 class ExportedPredictor(Predictor):
@@ -271,8 +298,13 @@ def _assemble(record: Record, folder: Path, runtime: Runtime) -> ExportedModel:
         ) from error
     if not hasattr(plugin, "Raw"):
         raise CheckpointError(f"{record.model} cannot be an exported model", where=folder / MODEL_JSON, fix=AGAIN)
-    with torch.device("meta"):
-        model: nn.Module = plugin.build(options, record.classes)
+    try:
+        with torch.device("meta"):
+            model: nn.Module = plugin.build(options, record.classes)
+    except RuntimeError as error:
+        raise CheckpointError(
+            "options ask for a network that no memory holds", where=folder / MODEL_JSON, fix=AGAIN
+        ) from error
     parts = [name for name in DETECTION_PARTS if getattr(model, name, None) is not None]
     for name, child in list(model.named_children()):
         if name not in parts and any(True for _ in child.parameters()):

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ def native(films: list[Path]) -> list[Instances]:
 @pytest.fixture(scope="module")
 def onnx_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's network as ONNX. Writing it takes longest of all here: it is done once."""
+    need_onnx()
     folder = tmp_path_factory.mktemp("exported") / "onnx"
     assert run(["export-model", "--weights", "demo", "--format", "onnx", "--out", str(folder)]) == 0
     return folder
@@ -52,9 +54,21 @@ def onnx_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def openvino_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's network for OpenVINO."""
+    need_openvino()
     folder = tmp_path_factory.mktemp("exported") / "openvino"
     assert run(["export-model", "--weights", "demo", "--format", "openvino", "--out", str(folder)]) == 0
     return folder
+
+
+def need_onnx() -> None:
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(module, reason=f"{module} is of the extra `onnx`")
+
+
+def need_openvino() -> None:
+    # Found, not imported: vertinst imports it in its own way, without what it reports with.
+    if find_spec("openvino") is None:
+        pytest.skip("openvino is an extra")
 
 
 @pytest.fixture
@@ -131,6 +145,7 @@ def test_a_foreign_file_is_named_before_it_is_converted(tmp_path: Path, monkeypa
 def test_a_network_that_gives_no_numbers_is_no_export(
     broken: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    need_openvino()
     weights = small(tmp_path)
 
     def wrong(form: str, folder: Path, precision: str) -> Callable[[torch.Tensor], list[torch.Tensor]]:
@@ -177,6 +192,7 @@ def test_int8_says_what_it_costs(
 
 @pytest.mark.usefixtures("written_before")
 def test_openvino_reads_what_was_quantised(films: list[Path], native: list[Instances], tmp_path: Path) -> None:
+    need_openvino()
     predictor = load_exported(int8_without_comparison(tmp_path / "int8"), precision="32")
     assert (predictor.provenance()["engine"], predictor.provenance()["precision"]) == ("openvino", "int8")
     best = predictor.predict(films[:1])[0]
@@ -201,6 +217,7 @@ def int8_without_comparison(folder: Path) -> Path:
     ],
 )
 def test_every_kind_of_yolact_goes_to_openvino(options: dict[str, object], on_the_spot: bool, tmp_path: Path) -> None:
+    need_openvino()
     weights = small(tmp_path, **options)
     if on_the_spot:
         exported = load_model(weights, engine="openvino", precision="32")
@@ -245,12 +262,15 @@ def test_wrong_requests_are_refused(arguments: dict[str, object], message: str, 
 
 
 def test_a_folder_that_holds_something_is_kept(tmp_path: Path) -> None:
+    need_openvino()
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(OutputExistsError, match="not empty"):
         export_model("demo", "openvino", tmp_path)
 
 
 def test_models_that_are_not_one_graph_are_refused(tmp_path: Path) -> None:
+    need_onnx()
+    need_openvino()
     from vertinst.models import mask_rcnn
 
     options = load_config("mask_rcnn_lumbar.yaml", ["model.backbone=resnet18", "model.backbone_weights=none"]).model
@@ -278,6 +298,7 @@ def test_an_extra_that_is_not_installed_comes_with_its_command(
 
 
 def test_openvino_reports_to_nobody(tmp_path: Path) -> None:
+    need_openvino()
     code = (
         "import sys\nfrom vertinst.engine.runtimes import import_openvino\nimport_openvino()\n"
         "print([m for m in sys.modules if m.startswith('openvino_telemetry') and sys.modules[m]])"

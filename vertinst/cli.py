@@ -570,7 +570,7 @@ def predict(
             merged=merged_choice(classes),
             batch_size=batch_size,
         )
-    out.print(f"{len(paths)} films: labelled JSON in {out_folder}, pictures in {out_folder / 'overlays'}")
+    out.print(f"{several(len(paths), 'film')}: labelled JSON in {out_folder}, pictures in {out_folder / 'overlays'}")
 
 
 @app.command("export-model")

@@ -316,7 +316,7 @@ def test_engines_that_the_folder_is_not_for(copied: Path, onnx_folder: Path) -> 
         load_model(copied, engine="torch")
     with pytest.raises(ConfigError, match=r"got 'onnx'\nLeave --engine away, or export .* with --format onnx"):
         load_model(copied, engine="onnx")
-    with pytest.raises(ConfigError, match="--engine must be onnx or openvino, got 'tensorrt'"):
+    with pytest.raises(ConfigError, match="--engine must be auto or torch or onnx or openvino, got 'tensorrt'"):
         load_model("demo", engine="tensorrt")
     with pytest.raises(ConfigError, match="with ONNX Runtime, which computes in float32, got 'bf16'"):
         load_model(onnx_folder, precision="bf16")

@@ -260,7 +260,7 @@ def load_exported(
     if choose_device(device).type != "cpu" and device != "auto":
         raise ConfigError(f"exported models run on the processor, got device {device!r}", fix="Leave --device away.")
     if not is_exported(path):
-        return _converted(path, check_format(engine, "--engine"), precision, noted)
+        return _converted(path, check_format(engine, "--engine", others=("auto", "torch")), precision, noted)
     folder = Path(path)
     record = read_record(folder)
     if engine not in ("auto", record.format):

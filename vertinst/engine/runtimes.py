@@ -63,15 +63,21 @@ class Runtime(Protocol):
         """Outputs in the order of `OUTPUTS` for a float32 batch (1, 3, h, w) on the CPU."""
 
 
-def check_format(name: str, option: str) -> Format:
+def check_format(name: str, option: str, *, others: tuple[str, ...] = ()) -> Format:
     """A format by its name.
+
+    Args:
+        name: As typed.
+        option: Where it was typed.
+        others: What else could have been, for the message.
 
     Raises:
         ConfigError: There is no such format.
     """
     if name in FORMATS:
         return name
-    raise ConfigError(f"{option} must be {' or '.join(FORMATS)}, got {name!r}", fix="Choose one of these.")
+    known = " or ".join((*others, *FORMATS))
+    raise ConfigError(f"{option} must be {known}, got {name!r}", fix="Choose one of these.")
 
 
 def import_openvino() -> ModuleType:

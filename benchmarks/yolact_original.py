@@ -189,7 +189,8 @@ def original_films(
     finally:
         torch.Tensor.gt_ = cut  # type: ignore[method-assign]
     score = scores[1] if isinstance(scores, list) else scores
-    order = score.argsort(descending=True, stable=True)
+    # Of equal scores the smaller class first: with the original that is left to the sorting.
+    order = torch.from_numpy(np.lexsort((classes.numpy(), -score.numpy())))
     order = order[masks[order].flatten(1).any(1)]
     box = (detection["box"] * torch.tensor([size[1], size[0]] * 2)).clamp(min=0)
     box = torch.minimum(box, torch.tensor([size[1], size[0]] * 2))

@@ -110,7 +110,7 @@ def test_crafted_heads_tell_the_kinds_apart():
 
     answers = {
         found(),
-        found(top_k=1600),
+        found(top_k=400),
         found(max_detections=101),
         found(kind="cross_class"),
         found(kind="ordinary"),

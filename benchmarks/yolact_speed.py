@@ -199,7 +199,7 @@ def _train(original: SimpleNamespace, arguments: argparse.Namespace) -> None:
     targets = seeded.targets(model, SIZE, 2)
     device = torch.device("cpu")
     precision = choose_precision(arguments.precision, device)
-    model = lay_out(model, precision, device).train()  # type: ignore[assignment]
+    model = lay_out(model, precision, device, training=True).train()  # type: ignore[assignment]
     steps = {name: torch.optim.SGD(part.parameters(), 1e-9, 0.9) for name, part in (("net", net), ("model", model))}
 
     def their_step() -> None:

@@ -75,3 +75,15 @@ def test_layout_is_channels_last_where_that_is_faster(device: str, precision: st
     after = lay_out(layer, precision, torch.device(device))(film)
     assert layer.weight.is_contiguous(memory_format=torch.channels_last) is converted
     torch.testing.assert_close(before, after)
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "converted"),
+    [("AVX2", "32", False), ("DEFAULT", "32", False), ("AVX512", "32", True), ("AVX2", "bf16", True)],
+)
+def test_training_is_channels_last_where_gradients_gain_too(
+    monkeypatch: pytest.MonkeyPatch, capability: str, precision: str, converted: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    layer = lay_out(torch.nn.Conv2d(3, 8, 3), precision, CPU, training=True)
+    assert layer.weight.is_contiguous(memory_format=torch.channels_last) is converted

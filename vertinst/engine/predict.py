@@ -40,8 +40,9 @@ class Predictor:
     """A trained model that takes films and gives instances.
 
     Args:
-        model: A model as `vertinst.models` describes it: in evaluation it gives `Instances`. Its `options`, where it
-            has them, may name the `film_tone` in which it wants films.
+        model: A model as `vertinst.models` describes it: in evaluation it gives `Instances`. It keeps its memory
+            layout, for it may be in training. Its `options`, where it has them, may name the `film_tone` in which it
+            wants films.
         classes: Names of its labels, from 1 in this order.
         name: Name of the model, for the record.
         weights: File name of the weights, for the record.
@@ -69,7 +70,7 @@ class Predictor:
         self.classes = classes
         self.precision = precision
         self.device = device or torch.device("cpu")
-        self.model = lay_out(model.to(self.device), precision, self.device)
+        self.model = model.to(self.device)
         self.tone: Tone = getattr(getattr(model, "options", None), "film_tone", "window")
         self._record = {"model": name, "weights": weights, "weights_versions": dict(versions)}
 
@@ -190,6 +191,8 @@ def load_model(
     description = checkpoint.description
     model = checkpoints.build_model(checkpoint).eval()
     fold_batch_norm(model)
+    numbers = choose_precision(precision, chosen)
+    model = lay_out(model.to(chosen), numbers, chosen)
     if compile:
         compile_network(model, description.model, chosen)
     return Predictor(
@@ -198,7 +201,7 @@ def load_model(
         name=description.model,
         weights=checkpoint.path.name,
         versions=description.versions,
-        precision=choose_precision(precision, chosen),
+        precision=numbers,
         device=chosen,
     )
 

@@ -169,7 +169,7 @@ class Trainer:
         self.precision = choose_precision(config.precision, device)
         self.options = model_options(config)
         built: nn.Module = plugins.load("models", config.model.name).build(self.options, config.classes)
-        self.model = lay_out(built.to(device), self.precision, device)
+        self.model = lay_out(built.to(device), self.precision, device, training=True)
         decay = config.optim.ema_decay
         self.average = WeightAverage(self.model, decay) if decay is not None else None
         self.trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]

@@ -120,7 +120,7 @@ def test_bf16_autocast_gives_finite_losses_and_gradients(model: Yolact, draw: Ca
     total.backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
     exact = losses(model, [draw(), draw(empty=True)])
-    assert all(float(parts[name]) == pytest.approx(float(exact[name]), rel=0.1, abs=0.05) for name in exact)
+    assert all(parts[name].item() == pytest.approx(exact[name].item(), rel=0.1, abs=0.05) for name in exact)
 
 
 @pytest.mark.parametrize("interval", [0, 1])

@@ -116,7 +116,7 @@ def test_focal_loss_by_hand() -> None:
     labels = torch.tensor([[0, 2, NEUTRAL]])
     loss = focal_loss(logits, labels)
     # Each of the two has p = 1/3; weights 0.75 and 0.25; one positive.
-    assert float(loss) == pytest.approx((2 / 3) ** 2 * math.log(3))
+    assert loss.item() == pytest.approx((2 / 3) ** 2 * math.log(3))
     loss.backward()
     assert float(logits.grad[0, 2].abs().sum()) == 0.0
     assert float(focal_loss(torch.zeros(1, 4, 3), torch.zeros(1, 4).long())) == pytest.approx(

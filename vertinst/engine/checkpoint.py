@@ -30,6 +30,7 @@ __all__ = [
     "BEST",
     "DEMO_WEIGHTS",
     "LAST",
+    "MODEL_JSON",
     "Checkpoint",
     "Description",
     "build_model",
@@ -43,7 +44,7 @@ __all__ = [
 FORMAT_VERSION = 1
 BEST, LAST = "best.safetensors", "last.safetensors"
 # What `vertinst.engine.exported` knows its folders by.
-EXPORTED = "model.json"
+MODEL_JSON = "model.json"
 DEMO_WEIGHTS = "yolact_demo.safetensors"
 
 # Tensors of the training state (optimiser) lie beside the weights under this prefix, which no module name can have:
@@ -180,7 +181,7 @@ def find_weights(path: Path | str) -> Path:
         for name in (BEST, LAST):
             if (path / name).is_file():
                 return path / name
-        if (path / EXPORTED).is_file():
+        if (path / MODEL_JSON).is_file():
             raise CheckpointError(
                 "folder must be of a training run, got an exported model",
                 where=path,

@@ -18,12 +18,11 @@ from torch import Tensor, nn
 
 from vertinst import files, plugins
 from vertinst.engine import checkpoint as checkpoints
-from vertinst.engine.checkpoint import Description
+from vertinst.engine.checkpoint import MODEL_JSON, Description
 from vertinst.engine.precision import choose_device
 from vertinst.engine.predict import Predictor
 from vertinst.engine.runtimes import AGAIN, FILES, Format, Runtime, check_format, open_runtime
 from vertinst.errors import CheckpointError, ConfigError, DataError
-from vertinst.models.yolact import STRIDES
 from vertinst.structures import Instances
 
 __all__ = [
@@ -39,7 +38,6 @@ __all__ = [
     "read_record",
 ]
 
-MODEL_JSON = "model.json"
 RESCORING = "rescoring.safetensors"
 # Parts that `detect` needs and that stay in torch, with the file that holds them.
 DETECTION_PARTS = ("maskiou_net",)
@@ -147,7 +145,7 @@ class ExportedModel(nn.Module):
     """A model whose network runs in another runtime.
 
     Args:
-        model: Its `prepare` and `detect` are used, and its `options`.
+        model: Its `prepare`, `anchor_count` and `detect` are used, and its `options`.
         runtime: Takes the place of its `network`.
         raw: Makes what `detect` takes of the runtime's outputs.
         classes: Number of classes, background left out.
@@ -202,15 +200,12 @@ class ExportedModel(nn.Module):
                 f"got {', '.join(map(str, got.values()))}",
                 fix=AGAIN,
             )
-        if (expected := self._anchors_of(whole)) != anchors:
+        model: Any = self.model
+        # Counted before they are made: the folder's options say how many.
+        if (expected := model.anchor_count(whole)) != anchors:
             raise CheckpointError(
                 f"network must give {expected} anchors for films of this size, got {anchors}", fix=AGAIN
             )
-
-    def _anchors_of(self, whole: tuple[int, int]) -> int:
-        """Anchors that `detect` would make: counted before they are made, as the folder's options say how many."""
-        cells = sum(-(-whole[0] // stride) * -(-whole[1] // stride) for stride in STRIDES)
-        return cells * len(self.options.anchor_scales) * len(self.options.aspect_ratios)
 
 
 class ExportedPredictor(Predictor):

@@ -79,6 +79,11 @@ class Predictor:
         """Films that go through the network at once unless told otherwise: one on a processor, eight on a GPU."""
         return 1 if self.device.type == "cpu" else GPU_BATCH_SIZE
 
+    @property
+    def threads(self) -> int:
+        """Threads that read and write films beside the network: one on a processor, which needs its cores itself."""
+        return 1 if self.device.type == "cpu" else min(MAX_THREADS, os.cpu_count() or 1)
+
     def predict(self, films: Sequence[Film], *, batch_size: int | None = None) -> list[Instances]:
         """Find the instances on films; the next ones are read while the network computes.
 
@@ -257,7 +262,7 @@ def predict_films(
         return None
 
     size = batch_size or predictor.batch_size
-    threads = 1 if predictor.device.type == "cpu" else min(MAX_THREADS, os.cpu_count() or 1)
+    threads = predictor.threads
     written = map_ahead(write, _predict_each(predictor, names, size, threads), threads=threads, ahead=2 * threads)
     broken: list[DataError] = []
     for error in track(written, len(films), "predicting", progress):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,6 @@ from vertinst.progress import Progress, silent, track
 from vertinst.structures import Dataset, Instances
 
 __all__ = ["score", "summary_numbers", "validate"]
-
-MAX_THREADS = 8
 
 
 def validate(
@@ -54,8 +51,7 @@ def _found(predictor: Predictor, names: Sequence[str], images: Path) -> Iterator
     def read(name: str) -> npt.NDArray[np.float32]:
         return read_film(files.inside(images, name), tone=predictor.tone).pixels
 
-    threads = 1 if predictor.device.type == "cpu" else min(MAX_THREADS, os.cpu_count() or 1)
-    films = map_ahead(read, names, threads=threads, ahead=predictor.batch_size)
+    films = map_ahead(read, names, threads=predictor.threads, ahead=predictor.batch_size)
     for batch in in_batches(films, predictor.batch_size):
         yield from predictor.predict(batch)
 

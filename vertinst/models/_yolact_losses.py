@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vertinst.models._yolact_masks import CROP_MARGIN
+
 __all__ = [
     "BACKGROUND",
     "NEUTRAL",
@@ -34,8 +36,6 @@ BACKGROUND = -1
 NEUTRAL = -2
 # A film without any object still teaches background: as many negatives as this many positive anchors would bring.
 STAND_IN_POSITIVES = 4
-# Masks are cut this far beyond their box, in pixels of the prototypes.
-CROP_MARGIN = 1.0
 # Weights of foreground and background and the exponent of the focal loss (Lin et al. 2017, arXiv 1708.02002, 4.1).
 FOCAL_ALPHA = 0.25
 FOCAL_GAMMA = 2.0

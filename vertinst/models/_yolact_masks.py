@@ -17,9 +17,9 @@ from torch import Tensor
 from vertinst.models._inputs import check_outputs
 from vertinst.structures.rle import Rle, empty, from_edges
 
-__all__ = ["film_masks"]
+__all__ = ["CROP_MARGIN", "film_masks"]
 
-# The original widens its boxes by this much before it crops, in pixels of the prototypes.
+# The original widens its boxes by this much before it crops, in training too, in pixels of the prototypes.
 CROP_MARGIN = 1.0
 # What lies beyond a mask's border, in whichever direction it is looked at: probability 0, less the threshold.
 OUTSIDE = -0.5

@@ -77,8 +77,7 @@ class Yolact(nn.Module):
         channels = options.channels
         self.fpn = FPN(self.backbone.channels, channels)
         self.proto_net = proto_net(channels, options.prototypes, options.prototype_convs)
-        anchors = len(options.anchor_scales) * len(options.aspect_ratios)
-        head = PredictionHead(channels, anchors, classes, options.prototypes, options.head_convs)
+        head = PredictionHead(channels, _anchors_of_a_cell(options), classes, options.prototypes, options.head_convs)
         # One head for all levels; the list is the original's.
         self.prediction_layers = nn.ModuleList([head])
         self.semantic_seg_conv = nn.Conv2d(channels, classes, 1)
@@ -149,11 +148,15 @@ class Yolact(nn.Module):
         deltas, logits, coefficients = (torch.cat(parts, dim=1).float() for parts in zip(*outputs, strict=True))
         return Raw(deltas, logits, coefficients, F.relu(prototypes).float()), levels[0]
 
+    def anchor_count(self, batch_size: tuple[int, int]) -> int:
+        """Anchors of a batch of (h, w) px."""
+        return sum(h * w for h, w in _level_sizes(batch_size)) * _anchors_of_a_cell(self.options)
+
     def _anchors(self, batch_size: tuple[int, int], device: torch.device) -> Tensor:
         options = self.options
         return anchor_boxes(
             batch_size,
-            tuple((-(-batch_size[0] // stride), -(-batch_size[1] // stride)) for stride in STRIDES),
+            _level_sizes(batch_size),
             tuple(size * options.image_size for size in options.anchor_sizes),
             options.anchor_scales,
             options.aspect_ratios,
@@ -325,6 +328,15 @@ def _backbone(options: Options) -> ResNet | Darknet53:
         trainable_layers=options.trainable_layers,
         deformable_interval=options.deformable_interval,
     )
+
+
+def _anchors_of_a_cell(options: Options) -> int:
+    return len(options.anchor_scales) * len(options.aspect_ratios)
+
+
+def _level_sizes(batch_size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """(h, w) of P3..P7 for a batch of (h, w) px."""
+    return tuple((-(-batch_size[0] // stride), -(-batch_size[1] // stride)) for stride in STRIDES)
 
 
 def _size(maps: Tensor) -> tuple[int, int]:

@@ -467,6 +467,7 @@ def train(
             resume=resume,
             overwrite=overwrite,
             listed=show_taken,
+            noted=err.print,
             progress=progress,
         )
     hint = waiting_hint(out_folder, run_config.data.workers)

@@ -87,12 +87,17 @@ class DataConfig(Section):
             `image_size`. Smaller films are not enlarged here.
         cache: Keep the reduced films in memory (about 2 bytes a pixel); false decodes them at every use.
         workers: Processes that prepare batches; 0 prepares them in the training process. The result is the same.
+        repeat_threshold: Films with a class that fewer than this share of the training films have (a rare implant)
+            are shown more often, sqrt(threshold / share) times an epoch on average and changed differently each time:
+            with 0.4, films of a class that a tenth of them has come twice. null or 0 shows every film once; that is
+            the default because repeats teach a rare class to be found, and to be expected where it is not.
         augment: Random changes.
     """
 
     longest_side_px: int | None = Field(None, ge=64, le=8192)
     cache: bool = True
     workers: int = Field(0, ge=0, le=128)
+    repeat_threshold: float | None = Field(None, ge=0, le=1)
     augment: AugmentConfig = AugmentConfig()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -221,7 +221,7 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
     """
     settings, where = read_settings(str(name_or_path), overrides)
     config: Config = check_settings(Config, settings, where)
-    options = check_settings(_options_class(config), dict(config.model.model_extra or {}), where, ("model",))
+    options = _check_options(config, where)
     resolved = ModelConfig(name=config.model.name, **options.model_dump(mode="json"))
     return config.model_copy(update={"model": resolved})
 
@@ -237,9 +237,12 @@ def model_options(config: Config) -> BaseModel:
     Raises:
         ConfigError: There is no such model, or an option is unknown or out of range.
     """
-    return check_settings(_options_class(config), dict(config.model.model_extra or {}), None, ("model",))
+    return _check_options(config, None)
 
 
-def _options_class(config: Config) -> type[BaseModel]:
-    options: type[BaseModel] = plugins.load("models", config.model.name).Options
-    return options
+def _check_options(config: Config, where: str | None) -> BaseModel:
+    plugin = plugins.load("models", config.model.name)
+    options: BaseModel = check_settings(plugin.Options, dict(config.model.model_extra or {}), where, ("model",))
+    # Options may name a file that says more. It is read for settings alone, never for those of a stranger's checkpoint.
+    resolve: Callable[[Any], BaseModel] | None = getattr(plugin, "resolve", None)
+    return resolve(options) if resolve else options

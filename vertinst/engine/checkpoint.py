@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,14 +20,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vertinst import files, plugins
+from vertinst.engine import public_weights
 from vertinst.engine.taken import Taken, compare
 from vertinst.engine.torch_file import is_torch_file, read_state_dict
+from vertinst.engine.weights_manifest import packaged_manifest
 from vertinst.errors import CheckpointError, ConfigError
 from vertinst.version import __version__
 
 __all__ = [
     "BEST",
-    "DEMO_WEIGHTS",
     "LAST",
     "MODEL_JSON",
     "Checkpoint",
@@ -45,7 +45,6 @@ FORMAT_VERSION = 1
 BEST, LAST = "best.safetensors", "last.safetensors"
 # What `vertinst.engine.exported` knows its folders by.
 MODEL_JSON = "model.json"
-DEMO_WEIGHTS = "yolact_demo.safetensors"
 
 # Tensors of the training state (optimiser) lie beside the weights under this prefix, which no module name can have:
 # weights and state are one file, so that no kill can leave one without the other.
@@ -164,19 +163,17 @@ def versions() -> dict[str, str]:
 
 
 def find_weights(path: Path | str) -> Path:
-    """The weights file meant by a file, a run folder (its best, else its last) or the name `demo`.
+    """The weights file meant by a file, a run folder (its best, else its last) or a name of `vertinst weights list`.
+
+    The packaged `demo` is what its name means; of other names, a file or folder that is called so comes first.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: There is none, or public weights are not fetched yet or not what they must be.
     """
-    if str(path) == "demo":
-        packaged = Path(str(resources.files("vertinst.weights") / DEMO_WEIGHTS))
-        if not packaged.is_file():
-            raise CheckpointError(
-                "the demo weights are not part of this installation", where=DEMO_WEIGHTS, fix="Install vertinst again."
-            )
-        return packaged
+    public = packaged_manifest().get(str(path))
     path = Path(path)
+    if public is not None and (public.packaged or not path.exists()):
+        return public_weights.find(public)
     if path.is_dir():
         for name in (BEST, LAST):
             if (path / name).is_file():
@@ -191,7 +188,11 @@ def find_weights(path: Path | str) -> Path:
             f"run folder has neither {BEST} nor {LAST}", where=path, fix="Name the --out folder of `vertinst train`."
         )
     if not path.is_file():
-        raise CheckpointError("no such weights file or run folder", where=path, fix="Check the path.")
+        raise CheckpointError(
+            "no such weights file or run folder",
+            where=path,
+            fix="Check the path. `vertinst weights list` shows the names that can stand in its place.",
+        )
     return path
 
 

@@ -1,6 +1,7 @@
 """Weights in safetensors, with all that is needed to build the model again in the header.
 
-Weights that others published as torch's `.pth` are read too (`torch_file`); no code in a file is ever run.
+Weights that others published are read too: torch's `.pth` (`torch_file`) and the `.pkl` of model zoos
+(`numpy_pickle`); no code in a file is ever run.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from torch import Tensor, nn
 
 from vertinst import files, plugins
 from vertinst.engine import public_weights
+from vertinst.engine.numpy_pickle import is_numpy_pickle, read_arrays
 from vertinst.engine.taken import Taken, compare
-from vertinst.engine.torch_file import is_torch_file, read_state_dict
+from vertinst.engine.torch_file import START_BYTES, is_torch_file, read_state_dict
 from vertinst.engine.weights_manifest import packaged_manifest
 from vertinst.errors import CheckpointError, ConfigError
 from vertinst.version import __version__
@@ -196,21 +198,24 @@ def find_weights(path: Path | str) -> Path:
     return path
 
 
-def read(path: Path | str, *, state: bool = False) -> Checkpoint:
-    """Read a checkpoint of vertinst, or a `.pth` that a model recognises; no code in it is run, whatever it holds.
+def read(path: Path | str, *, state: bool = False, model: str | None = None) -> Checkpoint:
+    """Read a checkpoint of vertinst, or a `.pth` or `.pkl` that a model recognises; no code in it is run.
 
     Args:
         path: See `find_weights`.
         state: Read the training state too, if there is one.
+        model: Asked first whether it recognises foreign weights: a backbone alone is a start for several models.
 
     Raises:
         CheckpointError: Missing, no weights file, cut short, of an unknown network, or by a later format.
     """
     path = find_weights(path)
     with path.open("rb") as file:
-        start = file.read(9)
+        start = file.read(START_BYTES)
     if is_torch_file(start):
-        return _foreign(path)
+        return _foreign(path, read_state_dict(path), model)
+    if is_numpy_pickle(start):
+        return _foreign(path, read_arrays(path), model)
     _check_header(path, start)
     weights: dict[str, Tensor] = {}
     training: dict[str, Tensor] = {}
@@ -229,10 +234,9 @@ def read(path: Path | str, *, state: bool = False) -> Checkpoint:
     return Checkpoint(path, description, weights, training)
 
 
-def _foreign(path: Path) -> Checkpoint:
-    """Ask the models in turn whose weights these are."""
-    tensors = read_state_dict(path)
-    for name in plugins.names("models"):
+def _foreign(path: Path, tensors: dict[str, Tensor], model: str | None) -> Checkpoint:
+    """Ask the models in turn, `model` first, whose weights these are."""
+    for name in sorted(plugins.names("models"), key=lambda name: name != model):
         recognise = getattr(plugins.load("models", name), "recognise", None)
         found = recognise(tensors, path.name) if recognise else None
         if found:
@@ -242,8 +246,9 @@ def _foreign(path: Path) -> Checkpoint:
         f"weights must be of a network that is known here, got {len(tensors)} tensors such as "
         f"{', '.join(ascii(tensor)[1:-1][:60] for tensor in list(tensors)[:2])}",
         where=path,
-        fix="Of .pth files, those of YOLACT's original implementation and the ImageNet backbones that it starts from "
-        "are read. Else take the best.safetensors of a run.",
+        fix="Of .pth and .pkl files, Mask R-CNN of Detectron2 (R18 to R101 with FPN) and torchvision, YOLACT of the "
+        "original implementation and the ImageNet backbones that they start from are read. Else take the "
+        "best.safetensors of a run.",
     )
 
 
@@ -251,9 +256,9 @@ def _check_header(path: Path, start: bytes) -> None:
     """Refuse what is no safetensors file before the library maps it."""
     size = path.stat().st_size
     length = int.from_bytes(start[:8], "little")
-    if len(start) < 9 or start[8:] != b"{" or length > MAX_HEADER_BYTES:
+    if start[8:9] != b"{" or length > MAX_HEADER_BYTES:
         raise CheckpointError(
-            "weights must be safetensors or a .pth of torch, got "
+            "weights must be safetensors, a .pth of torch or a .pkl of Detectron2's or Caffe2's model zoo, got "
             + ("another kind of file" if start else "an empty file"),
             where=path,
             fix="Check the path, and that no download saved a web page in its place.",

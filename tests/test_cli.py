@@ -161,6 +161,7 @@ def test_an_existing_output_folder_is_refused(study, capsys, tmp_path, command):
 def test_a_wrong_option_deletes_nothing_even_with_overwrite(capsys, tmp_path):
     (tmp_path / "mine.txt").touch()
     fails(capsys, ["phantom", "--count", "1", "--bits", "7", "--out", str(tmp_path), "--overwrite"], "bits")
+    fails(capsys, ["phantom", "--count", "1", "--style", "odd", "--out", str(tmp_path), "--overwrite"], "portable")
     assert (tmp_path / "mine.txt").exists()
 
 

@@ -25,7 +25,8 @@ def write(tmp_path: Path, text: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", packaged_configs())
+# Detectron2's own configs are read with it alone, which few have: tests/models/test_detectron2.py.
+@pytest.mark.parametrize("name", [name for name in packaged_configs() if not name.startswith("detectron2_")])
 def test_packaged_configs_are_valid_with_and_without_suffix(name: str) -> None:
     assert load_config(name) == load_config(f"{name}.yaml")
 

@@ -152,6 +152,9 @@ def phantom(
     out_folder: Annotated[Path, typer.Option("--out", help="New folder for images/, via_project.json, truth.json.")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same films.")] = 0,
     bits: Annotated[int, typer.Option(help="8 or 16 bits per pixel.")] = 8,
+    style: Annotated[
+        str, typer.Option(help="standard, or portable: few quanta, much scatter, unsharp; thinner and flatter spines.")
+    ] = "standard",
     overwrite: Overwrite = False,
 ) -> None:
     """Make phantom films with a VIA project.
@@ -159,9 +162,11 @@ def phantom(
     Films of a lumbar spine in three dimensions, some with implants, and the truth about them.
     """
     from vertinst.data.phantom import make_phantoms
+    from vertinst.data.phantom_style import named_style
 
+    drawn = named_style(style)
     with progress_display() as progress:
-        make_phantoms(count, seed, out_folder, bits=bits, overwrite=overwrite, progress=progress)
+        make_phantoms(count, seed, out_folder, bits=bits, style=drawn, overwrite=overwrite, progress=progress)
     out.print(f"{count} films in {out_folder / 'images'}, annotations in {out_folder / 'via_project.json'}")
 
 
@@ -467,6 +472,7 @@ def train(
             resume=resume,
             overwrite=overwrite,
             listed=show_taken,
+            noted=err.print,
             progress=progress,
         )
     hint = waiting_hint(out_folder, run_config.data.workers)

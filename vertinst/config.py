@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -87,12 +87,17 @@ class DataConfig(Section):
             `image_size`. Smaller films are not enlarged here.
         cache: Keep the reduced films in memory (about 2 bytes a pixel); false decodes them at every use.
         workers: Processes that prepare batches; 0 prepares them in the training process. The result is the same.
+        repeat_threshold: Films with a class that fewer than this share of the training films have (a rare implant)
+            are shown more often, sqrt(threshold / share) times an epoch on average and changed differently each time:
+            with 0.4, films of a class that a tenth of them has come twice. null or 0 shows every film once; that is
+            the default because repeats teach a rare class to be found, and to be expected where it is not.
         augment: Random changes.
     """
 
     longest_side_px: int | None = Field(None, ge=64, le=8192)
     cache: bool = True
     workers: int = Field(0, ge=0, le=128)
+    repeat_threshold: float | None = Field(None, ge=0, le=1)
     augment: AugmentConfig = AugmentConfig()
 
 
@@ -216,7 +221,7 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
     """
     settings, where = read_settings(str(name_or_path), overrides)
     config: Config = check_settings(Config, settings, where)
-    options = check_settings(_options_class(config), dict(config.model.model_extra or {}), where, ("model",))
+    options = _check_options(config, where)
     resolved = ModelConfig(name=config.model.name, **options.model_dump(mode="json"))
     return config.model_copy(update={"model": resolved})
 
@@ -232,9 +237,12 @@ def model_options(config: Config) -> BaseModel:
     Raises:
         ConfigError: There is no such model, or an option is unknown or out of range.
     """
-    return check_settings(_options_class(config), dict(config.model.model_extra or {}), None, ("model",))
+    return _check_options(config, None)
 
 
-def _options_class(config: Config) -> type[BaseModel]:
-    options: type[BaseModel] = plugins.load("models", config.model.name).Options
-    return options
+def _check_options(config: Config, where: str | None) -> BaseModel:
+    plugin = plugins.load("models", config.model.name)
+    options: BaseModel = check_settings(plugin.Options, dict(config.model.model_extra or {}), where, ("model",))
+    # Options may name a file that says more. It is read for settings alone, never for those of a stranger's checkpoint.
+    resolve: Callable[[Any], BaseModel] | None = getattr(plugin, "resolve", None)
+    return resolve(options) if resolve else options

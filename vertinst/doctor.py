@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
 import sys
+import warnings
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -36,7 +38,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at Python, packages, operators, devices, precision, memory and disk; nothing is changed or fetched."""
-    return [_python(), *_packages(), _operators(), _dicom(), *_extras(), *_devices(), *_room()]
+    return [_python(), *_packages(), _operators(), _dicom(), *_extras(), *_detectron2(), *_devices(), *_room()]
 
 
 def _python() -> Finding:
@@ -79,6 +81,34 @@ def _extra(name: str, use: str) -> Finding:
         lacking = ", ".join(f"{finding.what} {finding.found}" for finding in found if finding.mend)
         return Finding(f"extra {name}", f"{lacking}: needed for {use}", mend)
     return Finding(f"extra {name}", ", ".join(f"{finding.what} {finding.found}" for finding in found))
+
+
+def _detectron2() -> list[Finding]:
+    """What of Detectron2 works, which the model of that name alone needs; it is on no package index."""
+    try:
+        import torch
+
+        from vertinst.models._detectron2_config import INSTALL_COMMANDS, is_installed, zoo_folder
+    except (ImportError, OSError):
+        return []
+    if not is_installed():
+        return [Finding("Detectron2", "not installed: needed for the model detectron2 alone", INSTALL_COMMANDS)]
+    places = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import detectron2
+            from detectron2.layers.rotated_boxes import pairwise_iou_rotated
+
+            # One of those that it compiles; its build may be for another torch, or without the GPU.
+            for place in places:
+                pairwise_iou_rotated(torch.ones(1, 5, device=place), torch.ones(1, 5, device=place))
+            configs = sum(1 for _ in zoo_folder().rglob("*.yaml"))
+            point_rend = importlib.util.find_spec("detectron2.projects.point_rend") is not None
+    except (ImportError, RuntimeError, OSError) as error:
+        return [Finding("Detectron2", f"does not work ({type(error).__name__}): build it again", INSTALL_COMMANDS)]
+    found = f"{detectron2.__version__}, compiled operators work on {' and '.join(places)}, {configs} configs"
+    return [Finding("Detectron2", f"{found}, {'with' if point_rend else 'without'} PointRend")]
 
 
 def _operators() -> Finding:

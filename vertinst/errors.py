@@ -8,6 +8,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "DownloadError",
     "NonFiniteLossError",
     "OutputExistsError",
     "VertinstError",
@@ -53,6 +54,10 @@ class ConfigError(VertinstError):
 
 class CheckpointError(VertinstError):
     """A weights file that is broken, foreign, or made for other classes."""
+
+
+class DownloadError(VertinstError):
+    """A public file that could not be fetched."""
 
 
 class OutputExistsError(VertinstError):

@@ -9,8 +9,10 @@ from shapely import LinearRing, Point, Polygon
 
 from vertinst.data.phantom import PhantomStyle, PhantomSummary, draw_patient, make_phantoms
 from vertinst.data.phantom_bones import skeleton
+from vertinst.data.phantom_film import draw_exposure
 from vertinst.data.phantom_implants import draw_construct
 from vertinst.data.phantom_projection import draw_view, integrate
+from vertinst.data.phantom_style import STYLES, named_style
 from vertinst.data.phantom_truth import bone_regions, corners_px, lordosis_deg
 from vertinst.errors import DataError, OutputExistsError
 
@@ -244,3 +246,44 @@ def test_senseless_requests_are_refused_before_anything_is_written(tmp_path: Pat
 def test_a_style_out_of_range_is_refused():
     with pytest.raises(DataError, match=r"metal_share must be between 0 and 1, got 1\.5"):
         PhantomStyle(metal_share=1.5)
+
+
+def test_styles_have_names_and_the_first_is_the_default():
+    assert next(iter(STYLES)) == "standard"
+    assert named_style("standard") == PhantomStyle()
+    assert named_style("portable") != PhantomStyle()
+    with pytest.raises(DataError, match=r"style must be standard or portable, got bedside"):
+        named_style("bedside")
+
+
+@pytest.mark.parametrize("name", ["scatter", "photons", "focus_blur_px", "gamma", "girth"])
+def test_ranges_of_a_style_must_be_in_order_and_within_their_limits(name):
+    for low, high in ((0.6, 0.5), (-1.0, 0.5), (0.5, 1e10)):
+        with pytest.raises(DataError, match=rf"{name} must be \(low, high\) within"):
+            PhantomStyle(**{name: (low, high)})
+
+
+def test_exposures_are_drawn_from_the_ranges_of_the_style():
+    for style in STYLES.values():
+        for seed in range(30):
+            drawn = draw_exposure(np.random.default_rng(seed), (64, 48), "left", style)
+            for name in ("scatter", "photons", "focus_blur_px", "detector_blur_px", "equalisation", "gamma"):
+                low, high = getattr(style, name)
+                assert low <= getattr(drawn, name) <= high * (1 + 1e-12)
+
+
+def test_portable_films_show_bone_with_less_contrast(tmp_path):
+    contrasts = {}
+    for name in STYLES:
+        style = replace(named_style(name), height_px=256, width_px=192, metal_share=0.0)
+        made = make_phantoms(4, 8, tmp_path / name, style=style)
+        found = []
+        for film in load(made)[0]["_via_img_metadata"].values():
+            pixels = cv2.imread(str(made.images / film["filename"]), cv2.IMREAD_GRAYSCALE).astype(float)
+            bone = np.zeros(pixels.shape, np.uint8)
+            for points in by_level(film).values():
+                cv2.fillPoly(bone, [points.astype(np.int32)], 1)
+            around = cv2.dilate(bone, np.ones((9, 9), np.uint8)) - bone
+            found.append(pixels[bone == 1].mean() - pixels[around == 1].mean())
+        contrasts[name] = np.mean(found)
+    assert 0 < contrasts["portable"] < 0.8 * contrasts["standard"]

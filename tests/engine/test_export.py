@@ -115,7 +115,7 @@ def test_exported_and_native_predictions_agree(
         agree(one, other)
     provenance = predictor.provenance()
     assert (provenance["engine"], provenance["precision"], provenance["model"]) == (form, "32", "yolact")
-    assert provenance["weights"] == checkpoints.DEMO_WEIGHTS
+    assert provenance["weights"] == checkpoints.find_weights("demo").name
     assert predictor.classes == load_model("demo").classes
 
 

@@ -44,6 +44,8 @@ def test_groups_by_decay_and_backbone() -> None:
         ("backbone._preconv.0.weight", True),
         ("backbone.body.layer1.0.conv1.weight", True),
         ("backbone.fpn.inner_blocks.0.0.weight", False),
+        ("backbone.bottom_up.res2.0.conv1.weight", True),
+        ("backbone.fpn_lateral2.weight", False),
         ("fpn.lat_layers.0.weight", False),
         ("prediction_layers.0.bbox_layer.weight", False),
         ("head.body.weight", False),

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from vertinst.engine import torch_pickle
-from vertinst.engine.torch_file import is_torch_file, read_state_dict
+from vertinst.engine import pickle_machine
+from vertinst.engine.torch_file import START_BYTES, is_torch_file, read_state_dict
 from vertinst.errors import CheckpointError
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -284,7 +284,7 @@ def test_hostile_pickles_end_soon(tmp_path: Path) -> None:
 
 
 def test_work_that_a_short_file_can_ask_for_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_pickle, "MAX_STEPS", 20_000)
+    monkeypatch.setattr(pickle_machine, "MAX_STEPS", 20_000)
     # One list from which dicts are made again and again; keys of one hash; nested lists and dicts of a byte each.
     one_list = b"(K\x01Ntq\x01]q\x00(" + b"h\x01" * 7_000 + b"e"
     dicts = b"ccollections\nOrderedDict\nq\x02" + one_list + b"h\x02h\x00\x85R" * 20
@@ -414,7 +414,7 @@ def test_no_damage_does_worse_than_be_refused(tmp_path: Path, zipped: bool) -> N
 
 def test_files_are_told_apart_by_how_they_start() -> None:
     for content in (saved(state(), zipped=True), saved(state(), zipped=False)):
-        assert is_torch_file(content[:9])
+        assert is_torch_file(content[:START_BYTES])
     # A safetensors header of 640 bytes.
     assert not is_torch_file((640).to_bytes(8, "little") + b"{")
     assert not is_torch_file(b"")

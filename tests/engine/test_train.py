@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,7 @@ from vertinst import plugins
 from vertinst.config import Config, load_config
 from vertinst.data.films import FilmDataset
 from vertinst.engine import checkpoint as checkpoints
+from vertinst.engine.optim import lr_factor
 from vertinst.engine.predict import load_model
 from vertinst.engine.run_folder import WAIT_COLUMN, waiting_hint
 from vertinst.engine.train import train
@@ -460,6 +462,75 @@ def test_worker_processes_change_nothing(films: Dataset, images: Path, tmp_path:
     for workers in (0, 2):
         train(tiny(f"data.workers={workers}"), films, films, images, tmp_path / str(workers))
     same_run(tmp_path / "0", tmp_path / "2")
+
+
+def with_a_rare_class(films: Dataset) -> Dataset:
+    """The first film alone keeps its sacrum: with a threshold of 1 it comes twice an epoch."""
+    lumbar = [
+        replace(image, annotations=tuple(a for a in image.annotations if a.category == "lumbar"))
+        for image in films.images[1:]
+    ]
+    return Dataset(films.categories, (films.images[0], *lumbar))
+
+
+def test_films_with_a_rare_class_are_repeated_and_every_step_is_counted(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny
+) -> None:
+    told: list[tuple[int, int]] = []
+    said: list[str] = []
+
+    def progress(done: int, total: int, text: str) -> None:
+        if text.startswith("training"):
+            told.append((done, total))
+
+    config = tiny("data.repeat_threshold=1", "schedule.batch_size=1", "schedule.decay=cosine")
+    rare = with_a_rare_class(films)
+    train(config, rare, films.subset(set()), images, tmp_path / "run", noted=said.append, progress=progress)
+    assert told == [(step, 15) for step in range(1, 16)]
+    assert [row["step"] for row in rows(tmp_path / "run")] == ["5", "10", "15"]
+    assert said == [
+        "Films are shown more often for their rare classes: with sacral (in 1 of 4) 2 times; 5 films an epoch."
+    ]
+    # The rate of the last step: half a step of five before the end of three epochs.
+    expected = 0.02 * lr_factor(config.schedule, 3 - 0.5 / 5)
+    assert float(rows(tmp_path / "run")[-1]["lr"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_run_whose_epochs_differ_by_a_step_ends_at_its_last_step(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny
+) -> None:
+    told: list[tuple[int, int]] = []
+    # The factor is 1.41: some epochs have five films, others four.
+    train(
+        tiny("data.repeat_threshold=0.5", "schedule.batch_size=1", "schedule.epochs=8"), with_a_rare_class(films),
+        films.subset(set()), images, tmp_path / "run",
+        progress=lambda done, total, text: told.append((done, total)) if text.startswith("training") else None,
+    )  # fmt: skip
+    steps = [int(row["step"]) for row in rows(tmp_path / "run")]
+    assert set(np.diff([0, *steps]).tolist()) == {4, 5}
+    assert [done for done, _ in told] == list(range(1, steps[-1] + 1))
+    assert all(done <= total for done, total in told)
+    assert told[-1] == (steps[-1], steps[-1])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_interrupted_run_with_repeats_resumed_is_the_uninterrupted_run(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny, workers: int
+) -> None:
+    settings = ("data.repeat_threshold=0.5", "schedule.batch_size=1", "schedule.epochs=4", "optim.lr=0.01")
+    rare, val = with_a_rare_class(films), films.subset({1})
+    train(tiny(*settings), rare, val, images, tmp_path / "whole")
+
+    def interrupt(done: int, total: int, text: str) -> None:
+        if text.startswith("training") and done == 11:
+            raise KeyboardInterrupt
+
+    parts = tiny(*settings, f"data.workers={workers}")
+    with pytest.raises(KeyboardInterrupt):
+        train(parts, rare, val, images, tmp_path / "parts", progress=interrupt)
+    assert 0 < len(rows(tmp_path / "parts")) < 4
+    train(parts, rare, val, images, tmp_path / "parts", resume=True)
+    same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_deterministic_is_put_back(films: Dataset, images: Path, tmp_path: Path, tiny: Tiny) -> None:

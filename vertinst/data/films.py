@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,15 +19,19 @@ from torch.utils import data
 
 from vertinst import files
 from vertinst.data.radiograph import Tone, read_film, read_size
+from vertinst.data.repeats import draw_repeats
 from vertinst.data.transforms import Augment, augment, mask_boxes
 from vertinst.errors import DataError
 from vertinst.progress import Progress, silent, track
 from vertinst.structures import rle
 from vertinst.structures.dataset import Dataset, ImageRecord
 
-__all__ = ["Batch", "EpochSampler", "FilmDataset", "Sample", "check_films", "collate", "start_worker"]
+__all__ = ["Batch", "EpochSampler", "FilmDataset", "Key", "Sample", "check_films", "collate", "start_worker"]
 
 Grey = TypeVar("Grey", np.float32, np.uint8)
+
+Key: TypeAlias = tuple[int, int, int]
+"""Epoch, index of the film, and how often it came before in the epoch; all from 0."""
 
 Sample: TypeAlias = tuple[Tensor, dict[str, Tensor], str]
 """Film (3, H, W) float32 0..1, its target, its file name."""
@@ -47,8 +52,8 @@ class Reduced:
 class FilmDataset(data.Dataset[Sample]):
     """Films with targets by torchvision's detection contract.
 
-    Items are asked for by (epoch, index): the random changes depend on the seed and these two alone, so that neither
-    the number of worker processes nor a resumed run alters them.
+    Items are asked for by (epoch, index, repeat): the random changes depend on the seed and these three alone, so that
+    neither the number of worker processes nor a resumed run alters them.
 
     Annotations marked `ignore` are left out of the targets. So are instances that vanish at the training size.
 
@@ -109,13 +114,13 @@ class FilmDataset(data.Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """The film `index` as changed in `epoch`: key (epoch, index), both from 0.
+    def __getitem__(self, key: Key) -> Sample:
+        """The film `index` as changed in `epoch`, and differently at each repeat in it.
 
         The target has `boxes` (N, 4) float32 xyxy px, tight around the masks, `labels` (N,) int64 from 1 and `masks`
         (N, H, W) uint8; N = 0 is ordinary.
         """
-        epoch, index = key
+        index = key[1]
         reduced = self.cached[index] if self.cached is not None else self._reduce(self.records[index])
         film = torch.from_numpy(reduced.pixels.astype(np.float32) / 65535)[None]
         height, width = reduced.pixels.shape
@@ -123,11 +128,11 @@ class FilmDataset(data.Dataset[Sample]):
         masks = torch.stack(dense) if dense else torch.zeros((0, height, width), dtype=torch.bool)
         labels = torch.tensor(reduced.labels, dtype=torch.int64)
         if self.transform is not None:
-            film, masks, labels = augment(film, masks, labels, self.transform, _seed(self.seed, epoch, index))
+            film, masks, labels = augment(film, masks, labels, self.transform, _seed(self.seed, *key))
         target = {"boxes": mask_boxes(masks), "labels": labels, "masks": masks.to(torch.uint8)}
         return film.expand(3, -1, -1), target, self.records[index].file_name
 
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Sample] | DataError:
+    def __getitems__(self, keys: Sequence[Key]) -> list[Sample] | DataError:
         """The films of a batch, or the error of one that cannot be read: see `collate`."""
         try:
             return [self[key] for key in keys]
@@ -135,18 +140,32 @@ class FilmDataset(data.Dataset[Sample]):
             return error
 
 
-class EpochSampler(data.Sampler[tuple[int, int]]):
-    """Every film once an epoch, in an order drawn from seed and epoch; set `epoch` before each pass."""
+class EpochSampler(data.Sampler[Key]):
+    """The films of an epoch in an order drawn from seed and epoch; set `epoch` before each pass and before `len`.
 
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed, self.epoch = count, seed, 0
+    Args:
+        factors: (N,) how often each film is shown in an epoch, 1 or more: see `draw_repeats`. Where all are 1, every
+            film comes once.
+        seed: 0 or more.
+    """
+
+    def __init__(self, factors: npt.NDArray[np.float64], seed: int) -> None:
+        self.factors, self.seed, self.epoch = factors, seed, 0
 
     def __len__(self) -> int:
-        return self.count
+        return len(self._films())
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
-        return iter([(self.epoch, int(index)) for index in order])
+    def __iter__(self) -> Iterator[Key]:
+        came: Counter[int] = Counter()
+        for index in self._films().tolist():
+            yield self.epoch, index, came[index]
+            came[index] += 1
+
+    def _films(self) -> npt.NDArray[np.int64]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(len(self.factors))
+        again = np.repeat(np.arange(len(order)), draw_repeats(self.factors, rng) - 1)
+        return np.insert(order, rng.integers(0, len(order) + 1, len(again)), again)
 
 
 def collate(samples: Sequence[Sample] | DataError) -> Batch | DataError:
@@ -191,8 +210,8 @@ def check_films(dataset: Dataset, images: Path, classes: tuple[str, ...]) -> Non
             )
 
 
-def _seed(seed: int, epoch: int, index: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def _seed(seed: int, epoch: int, index: int, repeat: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch, index, repeat]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _reduced_size(image_size: tuple[int, int], longest_side_px: int) -> tuple[int, int]:

@@ -125,7 +125,7 @@ def make_phantoms(
         seed: 0 or more.
         out: Folder to be made.
         bits: 8 or 16 per pixel.
-        style: Sizes and prevalences; the default is `PhantomStyle()`.
+        style: Sizes, prevalences and ranges; the default is `PhantomStyle()`.
         overwrite: Empty `out` first if it holds something.
         progress: Told after every film.
 
@@ -208,11 +208,11 @@ def take_film(
         seed: The run's seed.
         film_number: From 1; every film has its own pose, zoom, exposure and noise.
         bits: 8 or 16.
-        style: Size of the film.
+        style: Size of the film, and how it is taken.
     """
     rng = _stream(seed, patient.number, film_number)
     view = draw_view(rng, patient.anatomy, style)
-    exposure = draw_exposure(rng, view.size, view.facing)
+    exposure = draw_exposure(rng, view.size, view.facing, style)
     body_grain, other_grain = bone_grain(rng, view.size)
     matter = integrate([solid for solids in bodies.values() for solid in solids], view) * body_grain
     matter += integrate(rest, view) * other_grain

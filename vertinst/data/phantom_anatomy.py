@@ -104,9 +104,9 @@ def draw_anatomy(rng: Generator, style: PhantomStyle) -> Anatomy:
     return Anatomy(
         vertebrae=vertebrae,
         scale=scale,
-        bone_density=float(rng.uniform(0.7, 1.15)),
+        bone_density=float(rng.uniform(*style.bone_density)),
         cortex=float(rng.uniform(0.8, 1.25)),
-        girth=float(rng.uniform(0.75, 1.25)),
+        girth=float(rng.uniform(*style.girth)),
         roughness_seed=int(rng.integers(2**32)),
     )
 

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from vertinst.data.phantom_style import PhantomStyle
+
 Field = NDArray[np.float32]
 
 _LEAST_TISSUE = 1.5
@@ -44,19 +46,26 @@ class Exposure:
     marker_scale: float
 
 
-def draw_exposure(rng: Generator, size: tuple[int, int], facing: str) -> Exposure:
-    """Draw how a film of (rows, columns) is taken; `facing` (`left` or `right`) is the patient's anterior side."""
+def draw_exposure(rng: Generator, size: tuple[int, int], facing: str, style: PhantomStyle) -> Exposure:
+    """Draw how a film is taken.
+
+    Args:
+        rng: Drawn from.
+        size: (rows, columns) of the film.
+        facing: `left` or `right`, the patient's anterior side.
+        style: Ranges of what is drawn.
+    """
     field = _draw_field(rng, size)
     marker_scale = float(rng.uniform(0.9, 1.7) * size[0] / 1024)
     place = _draw_marker_place(rng, np.clip(field, 0, size[::-1]), marker_scale, facing)
     return Exposure(
-        scatter=float(rng.uniform(0.25, 0.5)),
-        photons=float(np.exp(rng.uniform(np.log(250), np.log(3000)))),
-        focus_blur_px=float(rng.uniform(0.6, 1.3)),
-        detector_blur_px=float(rng.uniform(0.35, 0.7)),
-        equalisation=float(rng.uniform(0.25, 0.65)),
+        scatter=float(rng.uniform(*style.scatter)),
+        photons=float(np.exp(rng.uniform(*np.log(style.photons)))),
+        focus_blur_px=float(rng.uniform(*style.focus_blur_px)),
+        detector_blur_px=float(rng.uniform(*style.detector_blur_px)),
+        equalisation=float(rng.uniform(*style.equalisation)),
         window=(float(rng.uniform(1, 16)), float(rng.uniform(99.4, 99.95))),
-        gamma=float(rng.uniform(0.85, 1.35)),
+        gamma=float(rng.uniform(*style.gamma)),
         field_px=field,
         marker=str(rng.choice(["L", "R"])),
         marker_px=place,

@@ -4,6 +4,21 @@ from dataclasses import dataclass
 
 from vertinst.errors import DataError
 
+__all__ = ["STYLES", "PhantomStyle", "named_style"]
+
+Range = tuple[float, float]
+
+_LIMITS: dict[str, Range] = {
+    "bone_density": (0.1, 10.0),
+    "girth": (0.1, 3.0),
+    "scatter": (0.0, 0.9),
+    "photons": (1.0, 1e9),
+    "focus_blur_px": (0.1, 20.0),
+    "detector_blur_px": (0.1, 20.0),
+    "equalisation": (0.0, 1.0),
+    "gamma": (0.1, 10.0),
+}
+
 
 @dataclass(frozen=True)
 class PhantomStyle:
@@ -19,6 +34,14 @@ class PhantomStyle:
         parallel_share: Share of films with parallel rays; the others diverge from a point source, 0 to 1.
         films_per_patient: Most films of one patient, 1 or more; the number is drawn from 1 to this.
         lordosis_deg: Mean, standard deviation, lowest and highest drawn L1-S1 lordosis.
+        bone_density: Range of the factor on the attenuation of bone, within 0.1 to 10; low means osteoporotic.
+        girth: Range of the factor on the thickness of soft tissue, within 0.1 to 3.
+        scatter: Range of the share of scattered radiation, within 0 to 0.9.
+        photons: Range of the quanta per pixel behind the median of the field, 1 or more; drawn on a logarithmic scale.
+        focus_blur_px: Range of the blur before the noise, within 0.1 to 20.
+        detector_blur_px: Range of the blur after the noise, within 0.1 to 20.
+        equalisation: Range of the share of the coarse brightness differences taken away, within 0 to 1.
+        gamma: Range of the exponent of the display curve, within 0.1 to 10; above 1 darkens.
 
     Raises:
         DataError: A value lies outside its range.
@@ -33,6 +56,14 @@ class PhantomStyle:
     parallel_share: float = 0.15
     films_per_patient: int = 3
     lordosis_deg: tuple[float, float, float, float] = (46.0, 11.0, 20.0, 70.0)
+    bone_density: Range = (0.7, 1.15)
+    girth: Range = (0.75, 1.25)
+    scatter: Range = (0.25, 0.5)
+    photons: Range = (250.0, 3000.0)
+    focus_blur_px: Range = (0.6, 1.3)
+    detector_blur_px: Range = (0.35, 0.7)
+    equalisation: Range = (0.25, 0.65)
+    gamma: Range = (0.85, 1.35)
 
     def __post_init__(self) -> None:
         for name in ("height_px", "width_px"):
@@ -44,8 +75,40 @@ class PhantomStyle:
         _require(
             spread >= 0 and lowest <= highest, "lordosis_deg", "(mean, spread >= 0, low <= high)", self.lordosis_deg
         )
+        for name, (least, most) in _LIMITS.items():
+            low, high = getattr(self, name)
+            _require(least <= low <= high <= most, name, f"(low, high) within {least} to {most}", (low, high))
 
 
 def _require(good: bool, name: str, expected: str, got: object) -> None:
     if not good:
         raise DataError(f"{name} must be {expected}, got {got}", where="PhantomStyle", fix=f"choose another {name}")
+
+
+STYLES: dict[str, PhantomStyle] = {
+    "standard": PhantomStyle(),
+    # Few quanta, much scatter, an unsharp picture that little evens out, and older patients with thin, flat spines.
+    "portable": PhantomStyle(
+        lordosis_deg=(36.0, 11.0, 12.0, 62.0),
+        bone_density=(0.6, 0.95),
+        girth=(0.85, 1.3),
+        scatter=(0.4, 0.6),
+        photons=(100.0, 700.0),
+        focus_blur_px=(0.9, 1.8),
+        detector_blur_px=(0.5, 0.9),
+        equalisation=(0.1, 0.35),
+        gamma=(0.75, 1.1),
+    ),
+}
+"""Styles by name: what `vertinst phantom --style` offers. `standard` is a film as a department takes it, `portable` one
+of a mobile machine."""
+
+
+def named_style(name: str) -> PhantomStyle:
+    """The style of this name.
+
+    Raises:
+        DataError: There is none.
+    """
+    _require(name in STYLES, "style", " or ".join(STYLES), name)
+    return STYLES[name]

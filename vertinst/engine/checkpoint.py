@@ -1,6 +1,7 @@
 """Weights in safetensors, with all that is needed to build the model again in the header.
 
-Weights that others published as torch's `.pth` are read too (`torch_file`); no code in a file is ever run.
+Weights that others published are read too: torch's `.pth` (`torch_file`) and the `.pkl` of model zoos
+(`numpy_pickle`); no code in a file is ever run.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,14 +21,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vertinst import files, plugins
+from vertinst.engine import public_weights
+from vertinst.engine.numpy_pickle import is_numpy_pickle, read_arrays
 from vertinst.engine.taken import Taken, compare
-from vertinst.engine.torch_file import is_torch_file, read_state_dict
+from vertinst.engine.torch_file import START_BYTES, is_torch_file, read_state_dict
+from vertinst.engine.weights_manifest import packaged_manifest
 from vertinst.errors import CheckpointError, ConfigError
 from vertinst.version import __version__
 
 __all__ = [
     "BEST",
-    "DEMO_WEIGHTS",
     "LAST",
     "MODEL_JSON",
     "Checkpoint",
@@ -45,7 +47,6 @@ FORMAT_VERSION = 1
 BEST, LAST = "best.safetensors", "last.safetensors"
 # What `vertinst.engine.exported` knows its folders by.
 MODEL_JSON = "model.json"
-DEMO_WEIGHTS = "yolact_demo.safetensors"
 
 # Tensors of the training state (optimiser) lie beside the weights under this prefix, which no module name can have:
 # weights and state are one file, so that no kill can leave one without the other.
@@ -164,19 +165,17 @@ def versions() -> dict[str, str]:
 
 
 def find_weights(path: Path | str) -> Path:
-    """The weights file meant by a file, a run folder (its best, else its last) or the name `demo`.
+    """The weights file meant by a file, a run folder (its best, else its last) or a name of `vertinst weights list`.
+
+    The packaged `demo` is what its name means; of other names, a file or folder that is called so comes first.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: There is none, or public weights are not fetched yet or not what they must be.
     """
-    if str(path) == "demo":
-        packaged = Path(str(resources.files("vertinst.weights") / DEMO_WEIGHTS))
-        if not packaged.is_file():
-            raise CheckpointError(
-                "the demo weights are not part of this installation", where=DEMO_WEIGHTS, fix="Install vertinst again."
-            )
-        return packaged
+    public = packaged_manifest().get(str(path))
     path = Path(path)
+    if public is not None and (public.packaged or not path.exists()):
+        return public_weights.find(public)
     if path.is_dir():
         for name in (BEST, LAST):
             if (path / name).is_file():
@@ -191,25 +190,32 @@ def find_weights(path: Path | str) -> Path:
             f"run folder has neither {BEST} nor {LAST}", where=path, fix="Name the --out folder of `vertinst train`."
         )
     if not path.is_file():
-        raise CheckpointError("no such weights file or run folder", where=path, fix="Check the path.")
+        raise CheckpointError(
+            "no such weights file or run folder",
+            where=path,
+            fix="Check the path. `vertinst weights list` shows the names that can stand in its place.",
+        )
     return path
 
 
-def read(path: Path | str, *, state: bool = False) -> Checkpoint:
-    """Read a checkpoint of vertinst, or a `.pth` that a model recognises; no code in it is run, whatever it holds.
+def read(path: Path | str, *, state: bool = False, model: str | None = None) -> Checkpoint:
+    """Read a checkpoint of vertinst, or a `.pth` or `.pkl` that a model recognises; no code in it is run.
 
     Args:
         path: See `find_weights`.
         state: Read the training state too, if there is one.
+        model: Asked first whether it recognises foreign weights: a backbone alone is a start for several models.
 
     Raises:
         CheckpointError: Missing, no weights file, cut short, of an unknown network, or by a later format.
     """
     path = find_weights(path)
     with path.open("rb") as file:
-        start = file.read(9)
+        start = file.read(START_BYTES)
     if is_torch_file(start):
-        return _foreign(path)
+        return _foreign(path, read_state_dict(path), model)
+    if is_numpy_pickle(start):
+        return _foreign(path, read_arrays(path), model)
     _check_header(path, start)
     weights: dict[str, Tensor] = {}
     training: dict[str, Tensor] = {}
@@ -228,10 +234,9 @@ def read(path: Path | str, *, state: bool = False) -> Checkpoint:
     return Checkpoint(path, description, weights, training)
 
 
-def _foreign(path: Path) -> Checkpoint:
-    """Ask the models in turn whose weights these are."""
-    tensors = read_state_dict(path)
-    for name in plugins.names("models"):
+def _foreign(path: Path, tensors: dict[str, Tensor], model: str | None) -> Checkpoint:
+    """Ask the models in turn, `model` first, whose weights these are."""
+    for name in sorted(plugins.names("models"), key=lambda name: name != model):
         recognise = getattr(plugins.load("models", name), "recognise", None)
         found = recognise(tensors, path.name) if recognise else None
         if found:
@@ -241,8 +246,9 @@ def _foreign(path: Path) -> Checkpoint:
         f"weights must be of a network that is known here, got {len(tensors)} tensors such as "
         f"{', '.join(ascii(tensor)[1:-1][:60] for tensor in list(tensors)[:2])}",
         where=path,
-        fix="Of .pth files, those of YOLACT's original implementation and the ImageNet backbones that it starts from "
-        "are read. Else take the best.safetensors of a run.",
+        fix="Of .pth and .pkl files, Mask R-CNN of Detectron2 (R18 to R101 with FPN) and torchvision, YOLACT of the "
+        "original implementation and the ImageNet backbones that they start from are read. Else take the "
+        "best.safetensors of a run.",
     )
 
 
@@ -250,9 +256,9 @@ def _check_header(path: Path, start: bytes) -> None:
     """Refuse what is no safetensors file before the library maps it."""
     size = path.stat().st_size
     length = int.from_bytes(start[:8], "little")
-    if len(start) < 9 or start[8:] != b"{" or length > MAX_HEADER_BYTES:
+    if start[8:9] != b"{" or length > MAX_HEADER_BYTES:
         raise CheckpointError(
-            "weights must be safetensors or a .pth of torch, got "
+            "weights must be safetensors, a .pth of torch or a .pkl of Detectron2's or Caffe2's model zoo, got "
             + ("another kind of file" if start else "an empty file"),
             where=path,
             fix="Check the path, and that no download saved a web page in its place.",

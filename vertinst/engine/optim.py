@@ -53,10 +53,11 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
 def in_backbone(name: str) -> bool:
     """Whether a parameter of this name belongs to the network that extracts the features.
 
-    That is `backbone.*` but for a feature pyramid below it (`backbone.fpn.*`, as torchvision has it), or `body.*`.
+    That is `backbone.*` but for a feature pyramid below it (`backbone.fpn.*` in torchvision, `backbone.fpn_*` in
+    Detectron2), or `body.*`.
     """
     first, second, *_ = *name.split("."), ""
-    return first == "body" or (first == "backbone" and second != "fpn")
+    return first == "body" or (first == "backbone" and second.partition("_")[0] != "fpn")
 
 
 def lr_factor(schedule: ScheduleConfig, epochs_done: float, time_share: float = 0.0) -> float:

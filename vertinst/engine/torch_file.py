@@ -12,30 +12,26 @@ import io
 import os
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO, TypeAlias
+from typing import IO, Any, BinaryIO, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
-from vertinst.engine.torch_pickle import (
-    MAX_PICKLE_BYTES,
-    DamagedPickleError,
-    PickleRefusedError,
-    Storage,
-    TensorRecord,
-    follow,
-)
+from vertinst.engine.pickle_machine import DamagedPickleError, PickleRefusedError
+from vertinst.engine.torch_pickle import MAX_PICKLE_BYTES, Storage, TensorRecord, follow
 from vertinst.errors import CheckpointError
 
-__all__ = ["is_torch_file", "read_state_dict"]
+__all__ = ["START_BYTES", "find_state_dict", "is_torch_file", "read_state_dict", "refused", "without_prefix"]
 
 ZIP_START = b"PK\x03\x04"
-PICKLE_START = b"\x80"
 # As torch writes them at the start of a legacy file (torch.serialization).
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
+# What of a file tells its kind: later protocols put eleven bytes before the number.
+START_BYTES = 23
 MAX_ENTRIES = 100_000
 # Of a zip's table of contents: torch writes about 80 bytes an entry.
 MAX_TABLE_BYTES = 20_000_000
@@ -55,19 +51,22 @@ DTYPES = {
     "LongStorage": torch.int64,
     "ShortStorage": torch.int16,
 }
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
+# The last is Caffe2's.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights", "blobs")
 PREFIXES = ("module.", "_orig_mod.")
 MAX_PREFIXES = 4
 LITTLE = b"little"
 BIG_ENDIAN = "it was written on a big-endian machine"
 DAMAGED = "Copy or download it again."
-PLAIN = "Only files that hold a state dict are read: torch.save(model.state_dict(), path)."
+PLAIN = "Only files that hold a state dict, tensors by name, are read: torch.save(model.state_dict(), path)."
+
+Record = TypeVar("Record")
 
 
 def is_torch_file(start: bytes) -> bool:
-    """Whether a file is a zip or a pickle, whatever its name, by its first nine bytes."""
-    # The length of a safetensors header can have these very bytes; but then the header starts in the ninth.
-    return start.startswith((ZIP_START, PICKLE_START)) and start[8:] != b"{"
+    """Whether a file is a zip or a legacy file of torch, whatever its name, by its first `START_BYTES`."""
+    # The length of a safetensors header can have a zip's very bytes; but then the header starts in the ninth.
+    return (start.startswith(ZIP_START) and start[8:9] != b"{") or LEGACY_MAGIC.to_bytes(10, "little") in start
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -81,18 +80,28 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             values. Finding out takes no memory for what a file
             declares, only for what is in it.
     """
-    with path.open("rb") as file:
+    with path.open("rb") as file, refused(path):
         size = os.fstat(file.fileno()).st_size
-        try:
-            content, stored = _of_zip(file, size) if file.read(4) == ZIP_START else _of_legacy(file, size)
-            return _without_prefix(_tensors(_state_dict(content, path), stored))
-        except DamagedPickleError as error:
-            raise CheckpointError(f"weights file is broken or cut short: {error}", where=path, fix=DAMAGED) from error
-        except PickleRefusedError as error:
-            raise CheckpointError(f"weights file is refused: {error}", where=path, fix=PLAIN) from error
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError, struct.error) as error:
-            # What Python's zip reader raises on damaged files.
-            raise CheckpointError("weights file is broken or cut short", where=path, fix=DAMAGED) from error
+        content, stored = _of_zip(file, size) if file.read(4) == ZIP_START else _of_legacy(file, size)
+        return without_prefix(_tensors(find_state_dict(content, TensorRecord, path), stored))
+
+
+@contextmanager
+def refused(path: Path) -> Iterator[None]:
+    """Turn what reading a damaged or hostile file ends in into one message.
+
+    Raises:
+        CheckpointError: Of all that.
+    """
+    try:
+        yield
+    except DamagedPickleError as error:
+        raise CheckpointError(f"weights file is broken or cut short: {error}", where=path, fix=DAMAGED) from error
+    except PickleRefusedError as error:
+        raise CheckpointError(f"weights file is refused: {error}", where=path, fix=PLAIN) from error
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError, struct.error) as error:
+        # What Python's zip reader raises on damaged files.
+        raise CheckpointError("weights file is broken or cut short", where=path, fix=DAMAGED) from error
 
 
 Stored: TypeAlias = Callable[[Storage], IO[bytes]]
@@ -220,16 +229,25 @@ def _of_legacy(file: BinaryIO, size: int) -> tuple[Any, Stored]:
     return content, stored
 
 
-def _state_dict(content: Any, path: Path) -> dict[str, TensorRecord]:
-    """The state dict in what was saved."""
+def find_state_dict(content: Any, record: type[Record], path: Path) -> dict[str, Record]:
+    """The tensors by name in what was saved, which may lie in dicts under `WRAPPERS`.
+
+    Args:
+        content: What the file holds.
+        record: Stand-in for a tensor.
+        path: The file, for messages.
+
+    Raises:
+        CheckpointError: There are none, or something else lies among them.
+    """
     for _ in WRAPPERS:
-        if not isinstance(content, dict) or _holds_tensors(content):
+        if not isinstance(content, dict) or _holds(content, record):
             break
         content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), content)
-    if not isinstance(content, dict) or not _holds_tensors(content):
-        kind = "a tensor alone" if isinstance(content, TensorRecord) else f"a {type(content).__name__} without any"
+    if not isinstance(content, dict) or not _holds(content, record):
+        kind = "a tensor alone" if isinstance(content, record) else f"a {type(content).__name__} without any"
         raise CheckpointError(f"weights must be tensors by name, got {kind}", where=path, fix=PLAIN)
-    wrong = next((k for k, v in content.items() if not (isinstance(k, str) and isinstance(v, TensorRecord))), None)
+    wrong = next((k for k, v in content.items() if not (isinstance(k, str) and isinstance(v, record))), None)
     if wrong is not None:
         raise CheckpointError(
             f"weights must be tensors by name, got {type(content[wrong]).__name__} for {ascii(wrong)[:80]}",
@@ -239,11 +257,12 @@ def _state_dict(content: Any, path: Path) -> dict[str, TensorRecord]:
     return content
 
 
-def _holds_tensors(content: Mapping[Any, Any]) -> bool:
-    return any(isinstance(value, TensorRecord) for value in content.values())
+def _holds(content: Mapping[Any, Any], record: type) -> bool:
+    return any(isinstance(value, record) for value in content.values())
 
 
-def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with what all names start with cut off, if it is one of `PREFIXES`."""
     for _ in range(MAX_PREFIXES):
         prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), "")
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from vertinst import files, plugins
 from vertinst.config import Config, model_options
 from vertinst.data.films import Batch, EpochSampler, FilmDataset, check_films, collate, start_worker
 from vertinst.data.radiograph import read_film
+from vertinst.data.repeats import repeats
 from vertinst.data.transforms import build_augment
 from vertinst.engine import checkpoint as checkpoints
 from vertinst.engine.averaging import WeightAverage
@@ -79,6 +81,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     listed: Callable[[Taken], None] = lambda taken: None,
+    noted: Callable[[str], None] = lambda text: None,
     progress: Progress = silent,
 ) -> Path:
     """Train a model, keep its best checkpoint, and predict the validation films with it.
@@ -98,6 +101,7 @@ def train(
         resume: Go on with the run in `out`.
         overwrite: Delete what `out` holds.
         listed: Told what of `init.weights` was taken, before the first step.
+        noted: Told with `data.repeat_threshold` which films are shown how often, before the first step.
         progress: Told after each step.
 
     Returns:
@@ -143,7 +147,10 @@ def train(
             cache=config.data.cache,
             progress=progress,
         )
-        trainer = Trainer(config, films, folder, data, device, progress)
+        rare = repeats(train_set, config.data.repeat_threshold or 0.0)
+        if config.data.repeat_threshold:
+            noted(rare.in_words())
+        trainer = Trainer(config, films, rare.factors, folder, data, device, progress)
         trainer.start(last, listed)
         trainer.run(val_set, images)
     _predict_validation(config, folder, val_set, images, progress)
@@ -157,6 +164,7 @@ class Trainer:
         self,
         config: Config,
         films: FilmDataset,
+        factors: npt.NDArray[np.float64],
         folder: RunFolder,
         data: str,
         device: torch.device,
@@ -174,12 +182,13 @@ class Trainer:
         self.average = WeightAverage(self.model, decay) if decay is not None else None
         self.trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.waited_s = 0.0
+        self.steps, self.planned = 0, 0
         self.fabric = Fabric(
             accelerator=device.type,
             devices=[device.index or 0] if device.type == "cuda" else 1,
             precision="bf16-mixed" if self.precision == "bf16" else "32-true",
         )
-        self.sampler = EpochSampler(len(films), config.seed)
+        self.sampler = EpochSampler(factors, config.seed)
         loader: DataLoader[Any] = DataLoader(
             films,
             batch_size=config.schedule.batch_size,
@@ -227,6 +236,7 @@ class Trainer:
     def run(self, val_set: Dataset, images: Path) -> None:
         """Train until the schedule, patience or the clock ends it."""
         curves = Curves(self.folder, self.state.epoch - bool(self.state.unjudged))
+        self._plan()
         while self.state.unjudged or not self._finished():
             if not self.state.unjudged:
                 self.state.unjudged = self._epoch()
@@ -260,7 +270,7 @@ class Trainer:
             The learning rate at its end, the mean of each loss over its steps, and the share of its time in which
             the next batch was not ready.
         """
-        self.sampler.epoch = self.state.epoch
+        self._plan()
         # Seeding each epoch anew makes a resumed run draw what an uninterrupted one draws, with nothing to store.
         seed_everything(self.config.seed, self.state.epoch)
         self.fitted.train()
@@ -270,13 +280,22 @@ class Trainer:
         for index, batch in enumerate(self._batches()):
             set_lr(self.optimizer, self._lr_factor(index))
             for name, value in self._step(batch).items():
-                sums[name] = sums.get(name, 0.0) + value / len(self.loader)
+                sums[name] = sums.get(name, 0.0) + value / self.steps
             self.state.step += 1
             self.state.seconds = before + time.monotonic() - started
-            self._report(f"loss {sums['loss'] * len(self.loader) / (index + 1):.3f}")
+            self._report(f"loss {sums['loss'] * self.steps / (index + 1):.3f}")
         self.state.epoch += 1
         waited = self.waited_s / max(time.monotonic() - started, 1e-9)
         return {"lr": max(group["lr"] for group in self.optimizer.param_groups), **sums, WAIT_COLUMN: waited}
+
+    def _plan(self) -> None:
+        """Count the steps of the epoch that comes next, and those of the run as if all epochs to come were as long.
+
+        Where films are repeated, epochs differ by a film, and may so by a step.
+        """
+        self.sampler.epoch = self.state.epoch
+        self.steps = len(self.loader)
+        self.planned = self.state.step + (self.config.schedule.epochs - self.state.epoch) * self.steps
 
     def _batches(self) -> Iterator[Batch]:
         """The epoch's batches, the time that each was waited for added up in `waited_s`."""
@@ -300,7 +319,7 @@ class Trainer:
     def _lr_factor(self, index: int) -> float:
         minutes = self.config.schedule.minutes
         # Half a step on: the first step of a warm-up must not have a learning rate of 0.
-        epochs_done = self.state.epoch + (index + 0.5) / len(self.loader)
+        epochs_done = self.state.epoch + (index + 0.5) / self.steps
         return lr_factor(self.config.schedule, epochs_done, self.state.seconds / 60 / minutes if minutes else 0.0)
 
     def _step(self, batch: Batch) -> dict[str, float]:
@@ -352,7 +371,7 @@ class Trainer:
         # An epoch whose validation is under way counts as trained already.
         current = self.state.epoch + (not self.state.unjudged)
         now = f"training: epoch {current} of {epochs}, {text}{best}"
-        self.progress(self.state.step, epochs * len(self.loader), now)
+        self.progress(self.state.step, self.planned, now)
 
     def _validate(self, val_set: Dataset, images: Path) -> dict[str, Any] | None:
         if not self._due(val_set):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 from urllib.error import URLError
 
 from torch import nn
@@ -22,7 +23,13 @@ STAGES = ("layer4", "layer3", "layer2", "layer1", "conv1")
 
 
 def resnet(
-    name: BackboneName, weights: BackboneWeights = "none", *, frozen_batch_norm: bool = False, trainable_layers: int = 5
+    name: BackboneName,
+    weights: BackboneWeights = "none",
+    *,
+    frozen_batch_norm: bool = False,
+    trainable_layers: int = 5,
+    stride_in_1x1: bool = False,
+    batch_norm_eps: float = 1e-5,
 ) -> nn.Module:
     """A torchvision ResNet, classifier included, ready for feature extraction.
 
@@ -33,6 +40,9 @@ def resnet(
         frozen_batch_norm: Batch norm with constant statistics and scale. Meant for starting from weights with
             batches of one to three films; from random numbers it leaves the network without any normalisation.
         trainable_layers: How many of the five stages are trained, counted from the output (0..5).
+        stride_in_1x1: Bottleneck blocks that halve the resolution do so in their first convolution, as in the
+            networks of Detectron2's model zoo, and not in the second.
+        batch_norm_eps: Added to the variance in batch norm.
 
     Returns:
         The network. Frozen stages have `requires_grad` switched off, and their batch norm keeps its statistics.
@@ -40,7 +50,7 @@ def resnet(
     Raises:
         CheckpointError: The weights could not be downloaded or are damaged.
     """
-    norm = FrozenBatchNorm2d if frozen_batch_norm else nn.BatchNorm2d
+    norm = partial(FrozenBatchNorm2d if frozen_batch_norm else nn.BatchNorm2d, eps=batch_norm_eps)
     chosen = get_model_weights(name)["IMAGENET1K_V1"] if weights == "imagenet" else None
     try:
         body: nn.Module = get_model(name, weights=chosen, norm_layer=norm)
@@ -54,6 +64,10 @@ def resnet(
             fix="Download that file elsewhere into ~/.cache/torch/hub/checkpoints (or $TORCH_HOME/hub/checkpoints), "
             "or set backbone_weights to none.",
         ) from error
+    if stride_in_1x1:
+        for stage in ("layer2", "layer3", "layer4"):
+            block: Any = body.get_submodule(f"{stage}.0")
+            block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
     _freeze(body, trainable_layers)
     return body
 

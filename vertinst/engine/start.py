@@ -13,7 +13,7 @@ from vertinst.errors import CheckpointError
 __all__ = ["check_classes", "check_start", "start_from"]
 
 # Options without which foreign weights mean nothing, even where shapes happen to fit.
-ESSENTIAL_OPTIONS = ("backbone", "deformable_interval", "stride_in_1x1")
+ESSENTIAL_OPTIONS = ("backbone", "deformable_interval")
 
 
 def start_from(
@@ -68,12 +68,11 @@ def check_start(
         )
     for option in ESSENTIAL_OPTIONS if strict else ():
         wanted, got = getattr(options, option, None), found.options.get(option)
-        # Deformable convolutions start as what plain ones were.
-        if got is not None and got != wanted and (got or option != "deformable_interval"):
+        if got and got != wanted:
             raise CheckpointError(
-                f"weights must have {option} {str(wanted).lower()}, got {str(got).lower()}",
+                f"weights must have {option} {wanted}, got {got}",
                 where=checkpoint.path,
-                fix=f"Train that: --set model.{option}={str(got).lower()}. "
+                fix=f"Train that: --set model.{option}={got}. "
                 "With --set init.strict=false all is taken that has the same shape.",
             )
 

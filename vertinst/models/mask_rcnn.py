@@ -129,13 +129,11 @@ class MaskRCNN(nn.Module):
         logits, deltas = self.roi_heads.boxes(levels[:4], boxes)
         check_outputs(logits, deltas)
         counts = [len(film) for film in boxes]
-        found = [
-            heads.detect(*film, size, self.options)
-            for *film, size in zip(logits.split(counts), deltas.split(counts), boxes, sizes, strict=True)
-        ]
+        films = zip(torch.split(logits, counts), torch.split(deltas, counts), boxes, sizes, strict=True)
+        found = [heads.detect(said, moved, own, size, self.options) for said, moved, own, size in films]
         masks = self.roi_heads.masks(levels[:4], [film.boxes for film in found], torch.cat([f.labels for f in found]))
         check_outputs(masks)
-        return list(zip(found, masks.sigmoid().split([len(film.labels) for film in found]), strict=True))
+        return list(zip(found, torch.split(masks.sigmoid(), [len(film.labels) for film in found]), strict=True))
 
     def losses(self, batch: Tensor, sizes: Sequence[tuple[int, int]], targets: Sequence[Target]) -> dict[str, Tensor]:
         """The weighted losses of a batch.
@@ -191,7 +189,7 @@ def _on_film(found: heads.Found, masks: Tensor, inside: tuple[int, int], size: t
     height, width = size
     boxes = found.boxes * found.boxes.new_tensor([width / inside[1], height / inside[0]] * 2)
     boxes = boxes.clamp(min=boxes.new_zeros(4), max=boxes.new_tensor([width, height] * 2))
-    return to_instances(boxes, found.labels + 1, found.scores, paste_roi_masks(masks[:, None], boxes, size), size)
+    return to_instances(boxes, found.labels + 1, found.scores, paste_roi_masks(masks, boxes, size), size)
 
 
 def _transform(options: Options) -> FilmTransform:

@@ -1,8 +1,7 @@
-"""Detectron2's settings: read from its YAML files without running anything in them, checked, made a `CfgNode`.
+"""Detectron2's settings, checked, and the networks that it makes of them.
 
-Detectron2 loads YAML with `yaml.unsafe_load` and takes a file's `_BASE_` from anywhere, the web included. Here a file
-is plain YAML, and its bases lie in its own folder or in Detectron2's zoo. What is kept of it are plain values that
-differ from Detectron2's defaults, so that a checkpoint opens without the file.
+What is kept of its files are plain values that differ from Detectron2's defaults, so that a checkpoint opens without
+the file; and since checkpoints come from strangers, only what a network is made of, in bounds.
 """
 
 from __future__ import annotations
@@ -10,15 +9,15 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from vertinst import files
-from vertinst.errors import ConfigError, DataError
+from vertinst.errors import ConfigError
+from vertinst.models._detectron2_yaml import read_config
 
 __all__ = [
     "INSTALL",
@@ -26,7 +25,6 @@ __all__ = [
     "build_network",
     "full_config",
     "is_installed",
-    "read_config",
     "resolve_config",
     "zoo_folder",
 ]
@@ -40,11 +38,7 @@ INSTALL = (
     "The model mask_rcnn computes the same as Detectron2's Mask R-CNN without it."
 )
 
-BASE = "_BASE_"
 SEPARATOR = "."
-VERSION = 2
-MAX_BASES = 10
-MAX_BYTES = 1_000_000
 # Of a stranger's checkpoint: beyond these nobody's network lies, and building it would take hours or all memory.
 MAX_VALUES, MAX_DEPTH, MAX_TEXT, MAX_NUMBER, MAX_REPEATS = 2000, 12, 300, 1_000_000, 64
 REPEATS = ("NUM_CONV", "NUM_FC", "SUBDIVISION_STEPS")
@@ -66,12 +60,22 @@ OWN = {
 POINT_REND_HEADS = ("PointRendMaskHead", "ImplicitPointRendMaskHead")
 ROI_HEADS = ("StandardROIHeads", "CascadeROIHeads", "Res5ROIHeads", "PointRendROIHeads")
 # What Detectron2 raises, by assertion or deep within a network, when settings do not go together.
-REFUSALS = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError)
+REFUSALS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
 
 
 def is_installed() -> bool:
     """Whether Detectron2 is there; it is not imported."""
-    return importlib.util.find_spec("detectron2") is not None
+    spec = importlib.util.find_spec("detectron2")
+    # Any folder of this name, such as that in a run's folder, would do for a namespace; that has no file.
+    return spec is not None and spec.origin is not None
 
 
 def zoo_folder() -> Path:
@@ -81,9 +85,9 @@ def zoo_folder() -> Path:
         ConfigError: Detectron2 is not installed.
     """
     spec = importlib.util.find_spec("detectron2")
-    if spec is None or not spec.submodule_search_locations:
+    if spec is None or spec.origin is None:
         raise ConfigError("the model detectron2 needs Detectron2, which is not installed", fix=INSTALL)
-    return Path(next(iter(spec.submodule_search_locations))) / "model_zoo" / "configs"
+    return Path(spec.origin).parent / "model_zoo" / "configs"
 
 
 def resolve_config(config: str | Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -102,7 +106,7 @@ def resolve_config(config: str | Mapping[str, Any], overrides: Sequence[str]) ->
     zoo = zoo_folder()
     if isinstance(config, str):
         # Of a file what vertinst has settings of its own for is passed over: every file of the zoo has an optimiser.
-        read = {key: value for key, value in _flat(read_config(config, zoo)) if _is_kept(key)}
+        read = _checked(pair for pair in _flat(read_config(config, zoo)) if _is_kept(pair[0]))
     else:
         read = _checked(_flat(config))
     values = read | _checked(_pairs(overrides))
@@ -160,107 +164,20 @@ def full_config(config: Mapping[str, Any], classes: int, image_size: int) -> Any
     return cfg
 
 
-def read_config(name: str, zoo: Path) -> dict[str, Any]:
-    """A YAML file of Detectron2 with its bases merged in; Detectron2 itself is not asked.
-
-    Args:
-        name: A path, or a name below `zoo`.
-        zoo: Folder of Detectron2's configs.
-
-    Returns:
-        Plain values, nested.
-
-    Raises:
-        ConfigError: No such file, another kind of file, not plain YAML, or a base outside of its folder.
-    """
-    if not name.endswith((".yaml", ".yml")):
-        raise ConfigError(
-            "must be a YAML file of Detectron2",
-            where=f"model.config={name}",
-            fix="Its .py configs are programs, which are not run here.",
-        )
-    path = Path(name)
-    if not path.is_file():
-        path = _in_zoo(name, zoo)
-    return _read(path, path.parent, zoo, MAX_BASES)
+def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values, few and shallow enough for settings: YAML can say with few bytes what never ends."""
+    for count, pair in enumerate(_walk(settings, "", MAX_DEPTH)):
+        if count == MAX_VALUES:
+            raise ConfigError(f"must be at most {MAX_VALUES} values", where="model.config")
+        yield pair
 
 
-def _in_zoo(name: str, zoo: Path) -> Path:
-    try:
-        path = files.inside(zoo, name)
-    except DataError:
-        path = None
-    if path is not None and path.is_file():
-        return path
-    known = sorted(p.relative_to(zoo).as_posix() for p in zoo.rglob("*.yaml"))
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    near = near or ["COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml", "Misc/cascade_mask_rcnn_R_50_FPN_3x.yaml"]
-    raise ConfigError(
-        "no such config file, nor one of Detectron2's zoo", where=name, fix=f"Did you mean {' or '.join(near)}?"
-    )
-
-
-def _read(path: Path, folder: Path, zoo: Path, left: int) -> dict[str, Any]:
-    if not left:
-        raise ConfigError(f"must have at most {MAX_BASES} bases one below the other", where=path, fix=f"Check {BASE}.")
-    content = _load(path)
-    bases = content.pop(BASE, [])
-    merged: dict[str, Any] = {}
-    for base in bases if isinstance(bases, list) else [bases]:
-        merged = _over(merged, _read(_find_base(str(base), path, folder, zoo), folder, zoo, left - 1))
-    return _over(merged, content)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"must be at most {MAX_BYTES} bytes", where=path, fix="Is this a config?")
-        content = yaml.safe_load(path.read_text("utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
-        problem = getattr(error, "problem", None) or type(error).__name__
-        raise ConfigError(
-            f"must be plain YAML ({problem})",
-            where=path,
-            fix="Tags such as !!python run code and are refused: write values out.",
-        ) from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"must be a mapping of keys, got {type(content).__name__}", where=path)
-    return content
-
-
-def _find_base(base: str, path: Path, folder: Path, zoo: Path) -> Path:
-    """The file meant by a base; one that leads outside (a project's `../../../../configs/x`) is sought in the zoo."""
-    inside = [place.resolve() for place in (folder, zoo)]
-    found = (path.parent / base).resolve() if "\0" not in base else path
-    if any(found.is_relative_to(place) for place in inside) and found.is_file():
-        return found
-    tail = base.rpartition("configs/")[2]
-    try:
-        return _in_zoo(tail, zoo)
-    except ConfigError:
-        raise ConfigError(
-            f"{BASE} must lie in the folder of the config or in Detectron2's zoo, got {base[:100]!r}",
-            where=path,
-            fix="Copy the base beside the config.",
-        ) from None
-
-
-def _over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`below` with the values of `above` laid over it."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = _over(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "", depth: int = MAX_DEPTH) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values, few and shallow enough for a network's settings."""
+def _walk(settings: Mapping[str, Any], prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
     if not depth:
         raise ConfigError(f"must be nested at most {MAX_DEPTH} deep", where="model.config")
     for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}{SEPARATOR}", depth - 1)
+        if isinstance(value, Mapping) and value:
+            yield from _walk(value, f"{prefix}{key}{SEPARATOR}", depth - 1)
         else:
             yield f"{prefix}{key}", value
 
@@ -297,30 +214,20 @@ def _is_kept(key: str) -> bool:
     return key.startswith(KEPT) and key not in OWN
 
 
-def _checked(pairs: Iterator[tuple[str, Any]]) -> dict[str, Any]:
-    """What may be set by hand or come with a checkpoint: nothing that would have no effect."""
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if not _is_kept(key):
-            own = next(
-                (
-                    ours
-                    for start, ours in OWN.items()
-                    if key == start or (start[-1] == SEPARATOR and key.startswith(start))
-                ),
-                "",
-            )
-            raise ConfigError(
-                f"{key[:100]} has no effect here",
-                where="model.overrides" if own else "model.config",
-                fix=f"Use {own}." if own else f"Settings of the network start with {KEPT[0]}",
-            )
-        values[key] = value
-        if len(values) > MAX_VALUES:
-            raise ConfigError(f"must be at most {MAX_VALUES} settings", where="model.config")
+def _checked(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """What may be set by hand or come with a checkpoint: nothing that would have no effect, nothing beyond bounds."""
+    values = dict(pairs)
     for key, value in values.items():
+        if not _is_kept(key):
+            own = next((ours for start, ours in OWN.items() if key == start or _is_below(key, start)), "")
+            fix = f"Use {own}." if own else f"Settings of the network start with {KEPT[0]}"
+            raise ConfigError(f"{key[:100]} has no effect here", where="model.config or model.overrides", fix=fix)
         _check_size(key, value)
     return values
+
+
+def _is_below(key: str, section: str) -> bool:
+    return section.endswith(SEPARATOR) and key.startswith(section)
 
 
 def _check_size(key: str, value: Any) -> None:

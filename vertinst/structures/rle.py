@@ -151,7 +151,7 @@ def runs(rle: Rle) -> npt.NDArray[np.int64]:
 def _from_runs(lengths: npt.NDArray[np.int64], image_size: tuple[int, int]) -> Rle:
     if (lengths[1:] == 0).any():
         lengths = _without_empty(lengths)
-    return dict(coco_mask.frPyObjects({"size": list(image_size), "counts": lengths.tolist()}, *image_size))
+    return dict(coco_mask.frPyObjects({"size": list(image_size), "counts": lengths}, *image_size))
 
 
 def _without_empty(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
-from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -136,7 +135,7 @@ def train(
     data = fingerprint(train_set)
     last = folder.open(config, data, resume=resume, overwrite=overwrite)
     with reproducible(config.seed, deterministic=config.deterministic):
-        longest = config.data.longest_side_px or _longest_side_px(options)
+        longest = config.data.longest_side_px or int(getattr(options, "image_size", DEFAULT_LONGEST_SIDE_PX))
         films = FilmDataset(
             train_set,
             images,
@@ -156,12 +155,6 @@ def train(
         trainer.run(val_set, images)
     _predict_validation(config, folder, val_set, images, progress)
     return folder.best
-
-
-def _longest_side_px(options: BaseModel) -> int:
-    """The longest side that films have inside a model: of its own name, or the size that every model has."""
-    side = getattr(options, "longest_side_px", None) or getattr(options, "image_size", None)
-    return int(side or DEFAULT_LONGEST_SIDE_PX)
 
 
 class Trainer:

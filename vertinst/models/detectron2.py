@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from vertinst.errors import ConfigError, NonFiniteLossError
 from vertinst.models._detectron2_config import build_network, full_config, resolve_config
-from vertinst.models._inputs import FilmTransform, Target, check_images, check_outputs, check_targets, fit_longest
+from vertinst.models._inputs import FilmTransform, Target, check_images, check_outputs, check_targets
 from vertinst.models._instances import to_instances
 from vertinst.models._pasting import paste_roi_masks
 from vertinst.structures import Instances
@@ -119,8 +118,7 @@ class Detectron2(nn.Module):
         self.classes = classes
         self.bgr = cfg.INPUT.FORMAT == "BGR"
         # Grey values 0..255 less its means come after the channels' order.
-        longest = partial(fit_longest, longest=options.image_size)
-        self.transform = FilmTransform(longest, mean=(0.0,) * 3, std=(1.0,) * 3)
+        self.transform = FilmTransform(options.image_size, mean=(0.0,) * 3, std=(1.0,) * 3)
         # Its parts rather than itself: their parameters have the names of Detectron2's checkpoints.
         self.backbone: Any = network.backbone
         self.proposal_generator: Any = network.proposal_generator

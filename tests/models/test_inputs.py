@@ -1,15 +1,26 @@
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from vertinst.errors import DataError
-from vertinst.models._inputs import FilmTransform, check_images, check_targets
+from vertinst.models._inputs import (
+    FilmTransform,
+    check_images,
+    check_targets,
+    fit_longest,
+    fit_shortest,
+    fit_square,
+)
+
+LONGEST_64 = partial(fit_longest, longest=64)
 
 
 def test_longest_side_is_kept_and_boxes_and_masks_follow(draw: Callable) -> None:
     image, target = draw(300, 100)
-    batch, (resized,) = FilmTransform(96)([image], [target])
+    batch, (resized,) = FilmTransform(partial(fit_longest, longest=96))([image], [target])
     assert batch.image_sizes == [(96, 32)]
     assert batch.tensors.shape == (1, 3, 96, 32)
     assert resized["masks"].shape == (4, 96, 32)
@@ -23,15 +34,15 @@ def test_longest_side_is_kept_and_boxes_and_masks_follow(draw: Callable) -> None
 
 @pytest.mark.parametrize("size", [(5, 3), (1, 700), (33, 31)])
 def test_any_size_of_film_fits(size: tuple[int, int]) -> None:
-    batch, _ = FilmTransform(64)([torch.rand(3, *size)])
+    batch, _ = FilmTransform(LONGEST_64)([torch.rand(3, *size)])
     assert all(side % 32 == 0 for side in batch.tensors.shape[-2:])
     assert max(batch.image_sizes[0]) == 64
 
 
-@pytest.mark.parametrize("stretch", [False, True])
+@pytest.mark.parametrize("fit", [LONGEST_64, partial(fit_square, side=64)])
 @pytest.mark.parametrize("size", [(90, 70), (30, 64), (64, 64)])
-def test_a_grey_film_gives_what_its_three_channels_would(size: tuple[int, int], stretch: bool) -> None:
-    transform = FilmTransform(64, stretch=stretch)
+def test_a_grey_film_gives_what_its_three_channels_would(size: tuple[int, int], fit: Callable) -> None:
+    transform = FilmTransform(fit)
     grey = torch.rand(1, *size).expand(3, -1, -1)
     repeated, _ = transform([grey.clone(memory_format=torch.contiguous_format)])
     expanded, _ = transform([grey])
@@ -39,9 +50,30 @@ def test_a_grey_film_gives_what_its_three_channels_would(size: tuple[int, int], 
 
 
 def test_normalising_is_that_of_the_film() -> None:
-    transform = FilmTransform(64, mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0))
+    transform = FilmTransform(LONGEST_64, mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0))
     batch, _ = transform([torch.full((3, 128, 128), 0.6)])
     assert batch.tensors[0, :, 9, 9].tolist() == pytest.approx([1.0, 0.4, 0.15])
+
+
+def test_greys_can_be_made_whole() -> None:
+    transform = FilmTransform(LONGEST_64, mean=(0, 0, 0), std=(1 / 255,) * 3, whole_greys=True)
+    greys = transform([torch.rand(3, 100, 80)])[0].tensors
+    assert torch.allclose(greys, greys.round(), atol=1e-4)
+    assert len(greys.unique()) > 50
+
+
+@pytest.mark.parametrize(
+    ("size", "cut", "wanted"),
+    [((600, 500), False, (960, 800)), ((2000, 700), False, (1333, 467)), ((2000, 700), True, (1333, 466))],
+)
+def test_the_shortest_side_is_fitted(size: tuple[int, int], cut: bool, wanted: tuple[int, int]) -> None:
+    assert fit_shortest(size, 800, 1333, cut=cut) == wanted
+
+
+@pytest.mark.parametrize("size", [(2000, 700), (611, 487), (90, 900)])
+def test_cutting_gives_the_sizes_of_torchvision(size: tuple[int, int]) -> None:
+    theirs, _ = GeneralizedRCNNTransform(80, 133, [0.0] * 3, [1.0] * 3).resize(torch.rand(3, *size))
+    assert fit_shortest(size, 80, 133, cut=True) == tuple(theirs.shape[1:])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -119,11 +119,47 @@ def test_loss_weights_scale_their_losses(draw: Callable) -> None:
 
 
 def test_anchors_follow_image_size_and_are_wider_than_high() -> None:
-    model = build(
-        SMALL.model_copy(update={"aspect_ratios": (4.0,), "anchor_sizes": (0.1, 0.2, 0.3, 0.4, 0.5)}), CLASSES
-    )
-    x1, y1, x2, y2 = model.rpn.anchor_generator.cell_anchors[4][0].tolist()
-    assert (x2 - x1, y2 - y1) == pytest.approx((128, 32), abs=1)
+    options = {"aspect_ratios": (4.0,), "anchor_sizes": (0.1, 0.2, 0.3, 0.4, 0.5)}
+    model = build(SMALL.model_copy(update=options), CLASSES)
+    with torch.no_grad():
+        _, _, anchors, _ = model.propose(torch.rand(1, 3, 128, 96), [(128, 96)])
+    assert [len(level) for level in anchors] == [32 * 24, 16 * 12, 8 * 6, 4 * 3, 2 * 2]
+    x1, y1, x2, y2 = anchors[4][0].tolist()
+    assert (x2 - x1, y2 - y1) == pytest.approx((128, 32), abs=0.01)
+    assert anchors[4][1].tolist() == pytest.approx([x1 + 64, y1, x2 + 64, y2])
+
+
+@pytest.mark.parametrize("preset", ["detectron2", "torchvision", "torchvision_v2"])
+def test_presets_train_and_find(preset: str, draw: Callable, check_contract: Callable) -> None:
+    torch.manual_seed(0)
+    small = {"backbone": "resnet18", "image_size": 96, "max_size": 160, "channels": 16, "box_head_width": 32}
+    model = build(Options(preset=preset, **small, stride_in_1x1=False, rpn_proposals_test=50), CLASSES)
+    parts = losses(model, [draw(), draw(empty=True)])
+    sum(parts.values()).backward()
+    assert all(torch.isfinite(part) for part in parts.values())
+    image, _ = draw()
+    with torch.inference_mode():
+        found = model.eval()([image])[0]
+    assert len(found) > 0
+    check_contract(found, image, len(CLASSES))
+
+
+def test_presets_are_defaults_and_no_more() -> None:
+    options = Options(preset="detectron2", image_size=400, rois_per_image=64)
+    assert options.stride_in_1x1
+    assert options.rois_per_image == 64
+    assert [side * 400 for side in options.anchor_sizes] == pytest.approx([32, 64, 128, 256, 512])
+    assert options.film_tone == "stored"
+    assert options.longest_side_px == 1333
+    assert Options(**options.model_dump(mode="json")) == options
+    assert Options().longest_side_px == Options().image_size
+
+
+def test_frozen_stages_get_no_gradient(draw: Callable) -> None:
+    model = build(SMALL.model_copy(update={"trainable_layers": 2, "frozen_batch_norm": True}), CLASSES)
+    sum(losses(model, [draw()]).values()).backward()
+    without = {name.split(".")[2] for name, p in model.named_parameters() if p.grad is None}
+    assert without == {"conv1", "layer1", "layer2"}
 
 
 def test_broken_input_is_refused(model: MaskRCNN, draw: Callable) -> None:
@@ -141,6 +177,9 @@ def test_broken_input_is_refused(model: MaskRCNN, draw: Callable) -> None:
         ({"box_score_thresh": 0.1}, "Extra inputs are not permitted"),
         ({"rois_per_image": 0}, "greater than or equal to 4"),
         ({"score_threshold": 1.5}, "less than or equal to 1"),
+        ({"backbone": "resnet34", "stride_in_1x1": True}, "stride_in_1x1 must be false for resnet34"),
+        ({"preset": "torchvision", "image_size": 1500}, "max_size must be at least image_size, got 1333 and 1500"),
+        ({"preset": "mmdet"}, "Input should be 'radiograph'"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, object], message: str) -> None:
@@ -159,6 +198,6 @@ def test_settings_out_of_range_are_refused(settings: dict[str, object], message:
 )
 def test_weights_that_are_no_numbers_are_no_film_without_vertebrae(model: MaskRCNN, name: str) -> None:
     torch.nn.init.constant_(model.get_parameter(name), float("nan"))
-    model.roi_heads.score_thresh = 0.0
+    model.options = model.options.model_copy(update={"score_threshold": 0.0})
     with torch.inference_mode(), pytest.raises(CheckpointError, match="outputs must be finite"):
         model.eval()([torch.rand(3, 90, 70)])

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from vertinst.errors import CheckpointError, DataError
-from vertinst.models._instances import to_instances
-from vertinst.models._pasting import paste_roi_masks
-from vertinst.structures import Instances
 
-__all__ = ["FilmTransform", "Target", "check_images", "check_outputs", "check_targets"]
+__all__ = [
+    "FilmTransform",
+    "Target",
+    "check_images",
+    "check_outputs",
+    "check_targets",
+    "fit_longest",
+    "fit_shortest",
+    "fit_square",
+]
 
 Target = dict[str, Tensor]
+Size: TypeAlias = tuple[int, int]
 
 # ImageNet's statistics in the order RGB, as torchvision's weights expect them.
 IMAGE_MEAN = [0.485, 0.456, 0.406]
@@ -24,7 +32,7 @@ IMAGE_STD = [0.229, 0.224, 0.225]
 
 
 class FilmTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
-    """Resize to the longest side, normalise and pad to multiples of 32, right and below.
+    """Resize, normalise and pad to multiples of 32, right and below.
 
     Differs from its parent in how it resizes: with antialiasing, because films are several times larger than the
     network's input and thin metal would otherwise flicker; and masks become the covered fraction of each pixel,
@@ -32,23 +40,30 @@ class FilmTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
     `expand` are resized once, not three times.
 
     Args:
-        image_size: Longest side after resizing, in px. Smaller films are enlarged. The aspect is kept.
+        size: From (H, W) of a film to its size inside the network, in px; see `fit_longest`, `fit_shortest`,
+            `fit_square`. The scale of height and width may differ.
         mean: Subtracted from red, green and blue.
         std: Red, green and blue are divided by it.
-        stretch: Make all films squares of `image_size` by bilinear samples alone, as the original YOLACT does.
+        smooth: With antialiasing; else bilinear samples alone.
+        whole_greys: Round the resized grey values to whole 255ths, as programs do that resize 8-bit images.
+        divisible: Sides of a batch are padded to multiples of it.
     """
 
     def __init__(
         self,
-        image_size: int,
+        size: Callable[[Size], Size],
         *,
         mean: Sequence[float] = IMAGE_MEAN,
         std: Sequence[float] = IMAGE_STD,
-        stretch: bool = False,
+        smooth: bool = True,
+        whole_greys: bool = False,
+        divisible: int = 32,
     ) -> None:
-        super().__init__(image_size, image_size, list(mean), list(std), size_divisible=1 if stretch else 32)
-        self.image_size = image_size
-        self.stretch = stretch
+        # The parent's own sizes are never asked for.
+        super().__init__(1, 1, list(mean), list(std), size_divisible=divisible)
+        self.size = size
+        self.smooth = smooth
+        self.whole_greys = whole_greys
 
     def normalize(self, image: Tensor) -> Tensor:
         """Leave it: films have many times the pixels of the network's input, so `resize` normalises what it gives."""
@@ -57,26 +72,44 @@ class FilmTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
     def resize(self, image: Tensor, target: Target | None = None) -> tuple[Tensor, Target | None]:
         """Resize one film `(3, H, W)` and, where given, its `boxes` and `masks`; normalise the film."""
         height, width = image.shape[-2:]
-        size = (self.image_size, self.image_size) if self.stretch else _fit((height, width), self.image_size)
-        image = super().normalize(_resample(_planes(image)[None], size, smooth=not self.stretch)[0].expand(3, -1, -1))
+        size = self.size((height, width))
+        image = self._colours(_resample(_planes(image)[None], size, smooth=self.smooth)[0])
         if target is None:
             return image, None
         scale = target["boxes"].new_tensor([size[1] / width, size[0] / height] * 2)
-        masks = _resample(target["masks"].to(image.dtype)[:, None], size, smooth=not self.stretch)[:, 0]
+        masks = _resample(target["masks"].to(image.dtype)[:, None], size, smooth=self.smooth)[:, 0]
         return image, {**target, "boxes": target["boxes"] * scale, "masks": masks}
 
-    def postprocess(
-        self, result: list[Target], image_shapes: list[tuple[int, int]], original_image_sizes: list[tuple[int, int]]
-    ) -> list[Target] | list[Instances]:
-        """Mask R-CNN's detections in the films' own pixels; in training they pass unchanged."""
-        if self.training:
-            return result
-        films = []
-        for found, resized, size in zip(result, image_shapes, original_image_sizes, strict=True):
-            boxes = resize_boxes(found["boxes"], resized, size)
-            masks = paste_roi_masks(found["masks"], boxes, size)
-            films.append(to_instances(boxes, found["labels"], found["scores"], masks, size))
-        return films
+    def _colours(self, image: Tensor) -> Tensor:
+        """(3, h, w) normalised, of (1, h, w) or (3, h, w)."""
+        if self.whole_greys:
+            image = (image * 255).round() / 255
+        normal: Tensor = super().normalize(image.expand(3, -1, -1))
+        return normal
+
+
+def fit_longest(size: Size, longest: int) -> Size:
+    """(H, W) with the aspect kept and the longest side as given."""
+    scale = longest / max(size)
+    return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+
+
+def fit_shortest(size: Size, shortest: int, longest: int, *, cut: bool = False) -> Size:
+    """(H, W) with the aspect kept and the shortest side as given, or the longest side where it would be longer.
+
+    Args:
+        size: (H, W).
+        shortest: Wanted, px.
+        longest: Allowed, px.
+        cut: Cut fractions of pixels off, as torchvision does; else round halves up, as Detectron2 does.
+    """
+    scale, half = min(shortest / min(size), longest / max(size)), 0.0 if cut else 0.5
+    return max(int(size[0] * scale + half), 1), max(int(size[1] * scale + half), 1)
+
+
+def fit_square(size: Size, side: int) -> Size:
+    """A square, whatever the aspect."""
+    return side, side
 
 
 def check_images(images: Sequence[Tensor]) -> None:
@@ -163,11 +196,6 @@ def _check_target(target: Target, image_size: tuple[int, ...], classes: int, whe
 def _planes(image: Tensor) -> Tensor:
     """(1, H, W) of a film whose three channels are one in memory, (3, H, W) of any other."""
     return image[:1] if image.stride(0) == 0 else image
-
-
-def _fit(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    scale = longest / max(size)
-    return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
 
 
 def _resample(pixels: Tensor, size: tuple[int, int], *, smooth: bool) -> Tensor:

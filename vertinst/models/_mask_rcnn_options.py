@@ -35,10 +35,9 @@ class Options(BaseModel, extra="forbid"):
         conventions: How what is not learnt is computed. `detectron2`: anchors that are not rounded, aligned RoIAlign
             with as many samples as a bin needs, L1 losses of boxes. `torchvision`: whole-numbered anchors, RoIAlign
             half a pixel off with four samples a bin, smooth L1 losses.
-        preprocessing: `radiograph`: the film's percentile window, reduced to `image_size` on its longest side, grey
-            values 0..255 less Detectron2's means. `detectron2`: grey values as stored, the shortest side
-            `image_size`, whole grey values. `torchvision`: as stored, the shortest side, bilinear samples alone,
-            torchvision's means.
+        preprocessing: `radiograph`: the film's percentile window, reduced to `image_size` on its longest side.
+            `detectron2`: grey values as stored, the shortest side `image_size`, whole grey values. `torchvision`: as
+            stored, the shortest side, bilinear samples alone.
         backbone: Network that extracts the features.
         backbone_weights: `imagenet` downloads torchvision's weights when the model is built.
         frozen_batch_norm: Constant batch norm in the backbone: for batches of one to three films, with weights.

@@ -1,84 +1,39 @@
-"""Mask R-CNN (He et al. 2017, arXiv 1703.06870), assembled from torchvision's parts."""
+"""Mask R-CNN (He et al. 2017, arXiv 1703.06870) from torchvision's parts, computing what Detectron2 computes.
+
+A feature pyramid feeds a network that proposes boxes; each proposal is pooled from the pyramid, gets a class and an
+exact box, and each detection a mask. With `preset: detectron2` or `torchvision` the published weights fit and give
+the same detections as there.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from functools import partial
 
-from pydantic import BaseModel, Field
+import torch
 from torch import Tensor, nn
-from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
-from vertinst.models._backbones import BackboneName, BackboneWeights, resnet, stage_channels
-from vertinst.models._inputs import FilmTransform, Target, check_images, check_outputs, check_targets
+from vertinst.models import _mask_rcnn_heads as heads
+from vertinst.models import _mask_rcnn_rpn as rpn
+from vertinst.models._backbones import resnet, stage_channels
+from vertinst.models._inputs import (
+    FilmTransform,
+    Target,
+    check_images,
+    check_outputs,
+    check_targets,
+    fit_longest,
+    fit_shortest,
+)
+from vertinst.models._instances import to_instances
+from vertinst.models._mask_rcnn_options import Options
+from vertinst.models._pasting import paste_roi_masks
 from vertinst.structures import Instances
 
 __all__ = ["MaskRCNN", "Options", "build"]
 
-# Side of the RoI features that torchvision pools for the box head.
-BOX_POOL = 7
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Options(BaseModel, extra="forbid"):
-    """Settings of Mask R-CNN. The defaults are torchvision's ResNet-50 network with anchors for vertebrae.
-
-    A small and quick variant for trials: `backbone=resnet18, image_size=256, channels=64, box_head_width=256,
-    rpn_proposals_train=200, rpn_proposals_test=200, rois_per_image=64`.
-
-    Attributes:
-        backbone: Network that extracts the features.
-        backbone_weights: `imagenet` downloads torchvision's weights when the model is built.
-        frozen_batch_norm: Constant batch norm in the backbone: for batches of one to three films, with weights.
-        trainable_layers: Stages of the backbone that are trained, counted from its output.
-        image_size: Longest side of the film inside the network, px; the aspect is kept.
-        channels: Width of the feature pyramid, the region proposal network and the mask head.
-        anchor_sizes: Side of the square anchor on P2..P6, as a fraction of `image_size`.
-        aspect_ratios: Width over height. The outer ones serve rods and screws.
-        rpn_proposals_train: Proposals kept per level before and per film after NMS, in training.
-        rpn_proposals_test: The same in evaluation.
-        rpn_nms_iou_threshold: Proposals that overlap a better one by more than this IoU are dropped.
-        rpn_anchors_per_image: Anchors of a film that enter the proposal losses.
-        rois_per_image: Proposals of a film that enter the losses of box and mask head.
-        box_head_width: Width of the two fully connected layers of the box head.
-        mask_head_convs: 3x3 convolutions of the mask head.
-        rpn_loss_weight: Factor on the two losses of the proposal network.
-        class_loss_weight: Factor on the class loss.
-        box_loss_weight: Factor on the box loss.
-        mask_loss_weight: Factor on the mask loss.
-        score_threshold: Detections must score more than this.
-        nms_iou_threshold: A detection that overlaps a better one of its class by more than this IoU is dropped.
-        max_detections: Most detections of a film.
-    """
-
-    backbone: BackboneName = "resnet50"
-    backbone_weights: BackboneWeights = "none"
-    frozen_batch_norm: bool = False
-    trainable_layers: int = Field(5, ge=0, le=5)
-    image_size: int = Field(800, ge=64, le=4096)
-    channels: int = Field(256, ge=8, le=1024)
-    anchor_sizes: tuple[Positive, Positive, Positive, Positive, Positive] = (0.03, 0.06, 0.12, 0.24, 0.48)
-    aspect_ratios: tuple[Positive, ...] = Field((0.35, 1.0, 2.5), min_length=1)
-    rpn_proposals_train: int = Field(1000, ge=1)
-    rpn_proposals_test: int = Field(1000, ge=1)
-    rpn_nms_iou_threshold: Fraction = 0.7
-    rpn_anchors_per_image: int = Field(256, ge=2)
-    rois_per_image: int = Field(256, ge=4)
-    box_head_width: int = Field(1024, ge=8, le=4096)
-    mask_head_convs: int = Field(4, ge=1, le=8)
-    rpn_loss_weight: Weight = 1.0
-    class_loss_weight: Weight = 1.0
-    box_loss_weight: Weight = 1.0
-    mask_loss_weight: Weight = 1.0
-    score_threshold: Fraction = 0.05
-    nms_iou_threshold: Fraction = 0.5
-    max_detections: int = Field(100, ge=1)
+LOSSES = ("loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg")
 
 
 def build(options: Options, classes: tuple[str, ...]) -> MaskRCNN:
@@ -90,8 +45,8 @@ def build(options: Options, classes: tuple[str, ...]) -> MaskRCNN:
     return MaskRCNN(options, len(classes))
 
 
-class MaskRCNN(TorchvisionMaskRCNN):  # type: ignore[misc]
-    """torchvision's Mask R-CNN with our resizing, checks and loss weights.
+class MaskRCNN(nn.Module):
+    """Mask R-CNN: losses in training, instances in evaluation.
 
     Args:
         options: Settings.
@@ -99,36 +54,16 @@ class MaskRCNN(TorchvisionMaskRCNN):  # type: ignore[misc]
     """
 
     def __init__(self, options: Options, classes: int) -> None:
-        channels = options.channels
-        sizes_px = tuple((size * options.image_size,) for size in options.anchor_sizes)
-        # torchvision's ratios are height over width.
-        ratios = tuple(1.0 / ratio for ratio in options.aspect_ratios)
-        super().__init__(
-            _backbone(options),
-            rpn_anchor_generator=AnchorGenerator(sizes_px, (ratios,) * len(sizes_px)),
-            rpn_pre_nms_top_n_train=options.rpn_proposals_train,
-            rpn_pre_nms_top_n_test=options.rpn_proposals_test,
-            rpn_post_nms_top_n_train=options.rpn_proposals_train,
-            rpn_post_nms_top_n_test=options.rpn_proposals_test,
-            rpn_nms_thresh=options.rpn_nms_iou_threshold,
-            rpn_batch_size_per_image=options.rpn_anchors_per_image,
-            box_head=TwoMLPHead(channels * BOX_POOL**2, options.box_head_width),
-            box_predictor=FastRCNNPredictor(options.box_head_width, classes + 1),
-            box_score_thresh=options.score_threshold,
-            box_nms_thresh=options.nms_iou_threshold,
-            box_detections_per_img=options.max_detections,
-            box_batch_size_per_image=options.rois_per_image,
-            mask_head=MaskRCNNHeads(channels, (channels,) * options.mask_head_convs, 1),
-            mask_predictor=MaskRCNNPredictor(channels, channels, classes + 1),
-        )
+        super().__init__()
         self.options = options
         self.classes = classes
-        self.transform = FilmTransform(options.image_size)
-        for head in (self.rpn.head, self.roi_heads.box_predictor, self.roi_heads.mask_predictor):
-            head.register_forward_hook(_check_head)
+        self.transform = _transform(options)
+        self.backbone = _backbone(options)
+        self.rpn = rpn.RPN(options)
+        self.roi_heads = heads.RoIHeads(options, classes)
 
     def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> dict[str, Tensor] | list[Instances]:
-        """Losses in training, detections in evaluation.
+        """Losses in training, instances in evaluation.
 
         Args:
             images: Float tensors (3, H, W), 0..1, of any sizes.
@@ -137,37 +72,133 @@ class MaskRCNN(TorchvisionMaskRCNN):  # type: ignore[misc]
 
         Returns:
             In training the weighted scalars `loss_classifier`, `loss_box_reg`, `loss_mask`, `loss_objectness` and
-            `loss_rpn_box_reg`; their sum is to be minimised. Else the `Instances` of each film in its own pixels,
-            best score first; none where nothing was found.
+            `loss_rpn_box_reg`, float32; their sum is to be minimised. Else the `Instances` of each film in its own
+            pixels, best score first.
 
         Raises:
             DataError: Films or targets are unusable (see `vertinst.models._inputs`).
-            CheckpointError: In evaluation a head's outputs are not finite.
+            CheckpointError: In evaluation the network's outputs are not finite.
         """
         check_images(images)
         if not self.training:
-            detections: list[Instances] = super().forward(images)
-            return detections
-        losses: dict[str, Tensor] = super().forward(images, check_targets(images, targets, self.classes))
-        weights = self._loss_weights()
-        return {name: loss * weights[name] for name, loss in losses.items()}
+            batch, _ = self.transform(images)
+            films = zip(self.detect(batch.tensors, batch.image_sizes), batch.image_sizes, images, strict=True)
+            return [_on_film(*found, inside, _size(image)) for found, inside, image in films]
+        batch, resized = self.transform(images, check_targets(images, targets, self.classes))
+        return self.losses(batch.tensors, batch.image_sizes, resized)
 
-    def _loss_weights(self) -> dict[str, float]:
+    def propose(
+        self, batch: Tensor, sizes: Sequence[tuple[int, int]]
+    ) -> tuple[list[Tensor], rpn.Outputs, tuple[Tensor, ...], list[tuple[Tensor, Tensor]]]:
+        """The first stage.
+
+        Args:
+            batch: (B, 3, h, w).
+            sizes: (h, w) of each film within it.
+
+        Returns:
+            The pyramid P2..P6, what the proposal network says, its anchors by level, and each film's proposals with
+            their logits.
+        """
+        levels = list(self.backbone(batch).values())
+        outputs = self.rpn(levels)
         options = self.options
-        return {
-            "loss_classifier": options.class_loss_weight,
-            "loss_box_reg": options.box_loss_weight,
-            "loss_mask": options.mask_loss_weight,
-            "loss_objectness": options.rpn_loss_weight,
-            "loss_rpn_box_reg": options.rpn_loss_weight,
-        }
+        anchors = rpn.grid_anchors(
+            _size(batch),
+            tuple(_size(level) for level in levels),
+            tuple(side * options.image_size for side in options.anchor_sizes),
+            options.aspect_ratios,
+            batch.device,
+            rounded=options.conventions == "torchvision",
+        )
+        return levels, outputs, anchors, rpn.select_proposals(outputs, anchors, sizes, options, train=self.training)
+
+    def detect(self, batch: Tensor, sizes: Sequence[tuple[int, int]]) -> list[tuple[heads.Found, Tensor]]:
+        """Detections of each film inside the batch, with their masks as probabilities (N, m, m).
+
+        Args:
+            batch: (B, 3, h, w).
+            sizes: (h, w) of each film within it.
+
+        Raises:
+            CheckpointError: Outputs are not finite.
+        """
+        levels, outputs, _, proposals = self.propose(batch, sizes)
+        check_outputs(*outputs.logits, *outputs.deltas)
+        boxes = [film for film, _ in proposals]
+        logits, deltas = self.roi_heads.boxes(levels[:4], boxes)
+        check_outputs(logits, deltas)
+        counts = [len(film) for film in boxes]
+        films = zip(torch.split(logits, counts), torch.split(deltas, counts), boxes, sizes, strict=True)
+        found = [heads.detect(said, moved, own, size, self.options) for said, moved, own, size in films]
+        masks = self.roi_heads.masks(levels[:4], [film.boxes for film in found], torch.cat([f.labels for f in found]))
+        check_outputs(masks)
+        return list(zip(found, torch.split(masks.sigmoid(), [len(film.labels) for film in found]), strict=True))
+
+    def losses(self, batch: Tensor, sizes: Sequence[tuple[int, int]], targets: Sequence[Target]) -> dict[str, Tensor]:
+        """The weighted losses of a batch.
+
+        Args:
+            batch: (B, 3, h, w).
+            sizes: (h, w) of each film within it.
+            targets: In px of the batch, masks (N, h, w) float 0..1.
+        """
+        levels, outputs, anchors, proposals = self.propose(batch, sizes)
+        truths = [target["boxes"] for target in targets]
+        labels, boxes = zip(*(self.draw_anchors(torch.cat(anchors), truth) for truth in truths), strict=True)
+        drawn = [
+            self.draw(film, target["boxes"], target["labels"] - 1)
+            for (film, _), target in zip(proposals, targets, strict=True)
+        ]
+        with torch.autocast(batch.device.type, enabled=False):
+            rpn_parts = rpn.losses(outputs, anchors, torch.stack(labels), torch.stack(boxes), self.options)
+        logits, deltas = self.roi_heads.boxes(levels[:4], [film.boxes for film in drawn])
+        objects = [film.labels < self.classes for film in drawn]
+        wanted = [(film.boxes[of], film.labels[of], film.truth[of]) for film, of in zip(drawn, objects, strict=True)]
+        masks = self.roi_heads.masks(levels[:4], [w[0] for w in wanted], torch.cat([w[1] for w in wanted]))
+        with torch.autocast(batch.device.type, enabled=False):
+            parts = heads.box_losses(logits, deltas, drawn, truths, self.options)
+            shapes = [
+                heads.mask_targets(target["masks"], box, truth, masks.shape[-1], self.options)
+                for target, (box, _, truth) in zip(targets, wanted, strict=True)
+            ]
+            mask = heads.mask_loss(masks, torch.cat(shapes))
+            return self._weighted(dict(zip(LOSSES, (*parts, mask, *rpn_parts), strict=True)))
+
+    def draw_anchors(self, anchors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels (A,) of the anchors of a film that were drawn for training, -1 for others, and their truths (A, 4)."""
+        labels, truths = rpn.label_anchors(anchors, boxes)
+        chosen = rpn.sample(labels, self.options.rpn_anchors_per_image, rpn.POSITIVE_SHARE, 0)
+        drawn = torch.full_like(labels, -1)
+        drawn[chosen] = labels[chosen]
+        return drawn, truths
+
+    def draw(self, proposals: Tensor, boxes: Tensor, labels: Tensor) -> heads.Drawn:
+        """Proposals of a film that were drawn for training; see `draw_proposals`."""
+        return heads.draw_proposals(proposals, boxes, labels, self.classes, self.options.rois_per_image)
+
+    def _weighted(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        options = self.options
+        rpn_weight = options.rpn_loss_weight
+        weights = (options.class_loss_weight, options.box_loss_weight, options.mask_loss_weight, rpn_weight, rpn_weight)
+        return {name: weight * parts[name] for name, weight in zip(LOSSES, weights, strict=True)}
 
 
-def _check_head(head: nn.Module, inputs: object, outputs: Tensor | tuple[Tensor | list[Tensor], ...]) -> None:
-    # torchvision drops what is no number like any low score, and the film would come back empty.
-    if not head.training:
-        parts = (outputs,) if isinstance(outputs, Tensor) else outputs
-        check_outputs(*(t for part in parts for t in (part if isinstance(part, list) else [part])))
+def _on_film(found: heads.Found, masks: Tensor, inside: tuple[int, int], size: tuple[int, int]) -> Instances:
+    """Detections in pixels of the film of (H, W), whose size inside the batch is `inside`."""
+    height, width = size
+    boxes = found.boxes * found.boxes.new_tensor([width / inside[1], height / inside[0]] * 2)
+    boxes = boxes.clamp(min=boxes.new_zeros(4), max=boxes.new_tensor([width, height] * 2))
+    return to_instances(boxes, found.labels + 1, found.scores, paste_roi_masks(masks, boxes, size), size)
+
+
+def _transform(options: Options) -> FilmTransform:
+    # All with torchvision's means and deviations: weights that were trained with others are turned as they are read.
+    if options.preprocessing == "radiograph":
+        return FilmTransform(partial(fit_longest, longest=options.image_size))
+    theirs = options.preprocessing == "torchvision"
+    size = partial(fit_shortest, shortest=options.image_size, longest=options.max_size, cut=theirs)
+    return FilmTransform(size, smooth=not theirs, whole_greys=not theirs)
 
 
 def _backbone(options: Options) -> BackboneWithFPN:
@@ -176,6 +207,13 @@ def _backbone(options: Options) -> BackboneWithFPN:
         options.backbone_weights,
         frozen_batch_norm=options.frozen_batch_norm,
         trainable_layers=options.trainable_layers,
+        stride_in_1x1=options.stride_in_1x1,
+        batch_norm_eps=options.batch_norm_eps,
     )
     stages = {f"layer{i}": str(i - 1) for i in range(1, 5)}
-    return BackboneWithFPN(body, stages, list(stage_channels(body)), options.channels)
+    norm = nn.BatchNorm2d if options.fpn_norm else None
+    return BackboneWithFPN(body, stages, list(stage_channels(body)), options.channels, norm_layer=norm)
+
+
+def _size(tensor: Tensor) -> tuple[int, int]:
+    return tensor.shape[-2], tensor.shape[-1]

@@ -9,6 +9,7 @@ With `preset: original` everything computes what github.com/dbolya/yolact comput
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,15 @@ from torch.nn import functional as F
 
 from vertinst.models import _yolact_losses as losses
 from vertinst.models._anchors import anchor_boxes, decode_boxes, encode_boxes
-from vertinst.models._inputs import FilmTransform, Target, check_images, check_outputs, check_targets
+from vertinst.models._inputs import (
+    FilmTransform,
+    Target,
+    check_images,
+    check_outputs,
+    check_targets,
+    fit_longest,
+    fit_square,
+)
 from vertinst.models._instances import to_instances
 from vertinst.models._yolact_backbones import Darknet53, ResNet
 from vertinst.models._yolact_detection import Detections, select
@@ -312,10 +321,11 @@ class Yolact(nn.Module):
 
 def _transform(options: Options) -> FilmTransform:
     if options.preprocessing == "radiograph":
-        return FilmTransform(options.image_size)
+        return FilmTransform(partial(fit_longest, longest=options.image_size))
     # Darknet was trained on values 0..1.
     mean, std = ((0.0,) * 3, (1.0,) * 3) if options.backbone == "darknet53" else (ORIGINAL_MEAN, ORIGINAL_STD)
-    return FilmTransform(options.image_size, mean=mean, std=std, stretch=True)
+    square = partial(fit_square, side=options.image_size)
+    return FilmTransform(square, mean=mean, std=std, smooth=False, divisible=1)
 
 
 def _backbone(options: Options) -> ResNet | Darknet53:

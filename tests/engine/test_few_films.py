@@ -1,5 +1,6 @@
 """What few films ask for: films without any object, frozen stages, a backbone that moves slower; in both models."""
 
+import csv
 from pathlib import Path
 
 import cv2
@@ -9,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from vertinst import plugins
-from vertinst.config import OptimConfig, load_config
+from vertinst.config import OptimConfig, load_config, model_options
 from vertinst.engine import checkpoint as checkpoints
+from vertinst.engine.checkpoint import Description
 from vertinst.engine.optim import build_optimizer, in_backbone, set_lr
 from vertinst.engine.train import train
-from vertinst.structures import Dataset, ImageRecord
+from vertinst.structures import Annotation, Dataset, ImageRecord, rle
 
 SMALL = {
     "yolact": {"backbone": "resnet18", "image_size": 64, "channels": 16, "prototypes": 8},
@@ -124,3 +126,69 @@ def test_the_backbones_own_learning_rate_reaches_the_backbone_and_nothing_else(n
     others = {n for n in before if not in_backbone(n)}
     assert len(moved) > 0.9 * len(others)
     assert any("fpn" in n for n in moved)
+
+
+@pytest.mark.parametrize("name", ["yolact", "mask_rcnn"])
+def test_the_factor_of_the_backbones_rate_leaves_out_the_pyramid_and_the_heads(name: str) -> None:
+    model = small(name)
+    optimizer = build_optimizer(model, OptimConfig(lr=0.01, backbone_lr_factor=0.1))
+    set_lr(optimizer, 0.5)
+    names = {id(p): n for n, p in model.named_parameters()}
+    rates = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates.keys() == set(names.values())
+    slow = {n for n, rate in rates.items() if rate == pytest.approx(0.0005)}
+    assert {n for n, rate in rates.items() if rate == pytest.approx(0.005)} == rates.keys() - slow
+    body = "backbone.body." if name == "mask_rcnn" else "backbone."
+    assert slow == {n for n in rates if n.startswith(body)}
+    assert any("fpn" in n for n in rates.keys() - slow)
+
+
+def drawn(folder: Path) -> Dataset:
+    """Four films of one bright box each; one box is sacral."""
+    records = []
+    for number in range(1, 5):
+        pixels = np.random.default_rng(number).integers(0, 60, (64, 48), np.uint8)
+        mask = np.zeros((64, 48), dtype=bool)
+        mask[20 + number : 40, 10:34] = True
+        cv2.imwrite(str(folder / f"{number}.png"), pixels + 150 * mask.astype(np.uint8))
+        found = (Annotation("sacral" if number == 1 else "lumbar", rle.encode(mask)),)
+        records.append(ImageRecord(number, f"{number}.png", 48, 64, annotations=found))
+    return Dataset(("lumbar", "sacral"), tuple(records))
+
+
+@pytest.mark.parametrize("name", ["yolact", "mask_rcnn"])
+def test_fine_tuning_with_everything_that_few_films_ask_for(name: str, tmp_path: Path) -> None:
+    data = drawn(tmp_path)
+    settings = [f"model.{key}={value}" for key, value in SMALL[name].items()]
+    settings += ["schedule.batch_size=2", "device=cpu", "classes=[lumbar, sacral]", "data.workers=0", "precision=32"]
+    packaged = f"{name}_lumbar"
+    first, second = tmp_path / "first.safetensors", tmp_path / "second"
+    start = load_config(packaged, settings)
+    described = Description(name, model_options(start).model_dump(mode="json"), start.classes, {}, 1, {}, {})
+    torch.manual_seed(0)
+    start_weights = plugins.load("models", name).build(model_options(start), start.classes).state_dict()
+    checkpoints.save(first, start_weights, described)
+    settings += [f"init.weights={first}", "model.trainable_layers=2", "optim.backbone_lr_factor=0.1"]
+    settings += [
+        "optim.name=sgd",
+        "data.repeat_threshold=1",
+        "schedule.epochs=9",
+        "schedule.patience=1",
+        "postprocess.score_threshold=1",
+    ]
+    said: list[str] = []
+    train(load_config(packaged, settings), data, data, tmp_path, second, noted=said.append)
+    assert "with sacral (in 1 of 4) 2 times" in said[0]
+    with (second / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    # Nothing is found at that threshold: no epoch is better than the first, and patience ends the run after one more.
+    assert [row["step"] for row in rows] == ["3", "6"]
+    assert all(row["val_score"] for row in rows)
+    assert checkpoints.read(second / "best.safetensors").description.epoch == 1
+    before, after = checkpoints.read(first).weights, checkpoints.read(second).weights
+    frozen = [n for n in after if in_backbone(n) and ("layer1" in n or "layers.0" in n)]
+    assert frozen
+    assert all(torch.equal(before[n], after[n]) for n in frozen)
+    assert any(not torch.equal(before[n], after[n]) for n in after)
+    # Large, and pytest keeps the folders of several sessions.
+    (second / "last.safetensors").unlink()

@@ -401,6 +401,26 @@ def test_patience_ends_a_run_that_does_not_improve(films: Dataset, images: Path,
     assert len(rows(tmp_path / "run")) == 3
 
 
+def test_the_best_weights_are_kept_when_later_ones_are_worse(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tiny("schedule.epochs=2", "schedule.decay=none"), films, films.subset({1}), images, tmp_path / "two")
+    scores = iter([0.3, 0.6, 0.2, 0.5, 0.6, 0.9])
+
+    def numbers(metrics: object) -> dict[str, float]:
+        return {"val_score": next(scores)}
+
+    monkeypatch.setattr("vertinst.engine.train.summary_numbers", numbers)
+    config = tiny("schedule.epochs=6", "schedule.decay=none", "schedule.patience=3")
+    train(config, films, films.subset({1}), images, tmp_path / "run")
+    # As good as the best is no improvement: the sixth epoch, which would be better, is never trained.
+    assert [float(row["val_score"]) for row in rows(tmp_path / "run")] == [0.3, 0.6, 0.2, 0.5, 0.6]
+    best = checkpoints.read(tmp_path / "run" / "best.safetensors")
+    assert (best.description.epoch, best.description.metrics) == (2, {"val_score": 0.6})
+    second = checkpoints.read(tmp_path / "two" / "last.safetensors").weights
+    assert all(torch.equal(best.weights[name], tensor) for name, tensor in second.items())
+
+
 def test_the_clock_ends_a_run_at_the_end_of_an_epoch(films: Dataset, images: Path, tmp_path: Path, tiny: Tiny) -> None:
     train(tiny("schedule.epochs=30", "schedule.minutes=1e-6"), films, films, images, tmp_path / "run")
     assert len(rows(tmp_path / "run")) == 1

@@ -6,6 +6,7 @@ family `VertinstError` become one message and exit code 2; anything else is a fa
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import time
@@ -776,6 +777,82 @@ def demo(
     out.print(in_a_sentence(result.metrics))
     out.print(f"Time: {(time.monotonic() - start) / 60:.1f} minutes")
     out.print(f"Report: {result.report.resolve()}")
+
+
+public = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(public, name="weights", help="Public weights to start from: list, fetch and verify them.")
+
+
+@public.command("list")
+def list_weights(
+    as_json: Annotated[bool, typer.Option("--json", help="Everything that is known, for programs.")] = False,
+) -> None:
+    """Show what can be loaded by name, under which licence, and whether it is on this machine."""
+    from vertinst.engine.public_weights import cache_folder, listing
+
+    found = listing()
+    if as_json:
+        known = [s.entry.model_dump(mode="json") | {"path": str(s.path), "state": s.state} for s in found]
+        out.print(json.dumps(known, indent=1, ensure_ascii=False))
+        return
+    table = Table(box=None, title=f"Cache: {cache_folder()}", title_justify="left")
+    # A name is there to be copied: it stays in one piece on any terminal.
+    for column, whole in (("name", True), ("model", True), ("network", False), ("licence", False), ("state", False)):
+        table.add_column(column, no_wrap=whole, overflow="fold")
+    for stored in found:
+        entry = stored.entry
+        facts = (entry.architecture, entry.classes, as_megabytes(entry.size, entry.size_mib))
+        network = "; ".join(filter(None, facts))
+        table.add_row(entry.name, "\n".join(entry.models), network, entry.licence, stored.state)
+    out.print(table)
+    out.print("Fetch one: vertinst weights fetch NAME. Use it: --set init.weights=NAME, or --weights NAME.")
+
+
+def as_megabytes(size: int | None, size_mib: float | None) -> str:
+    """A file's size in MB, from bytes or from what its publisher says in MiB; empty if unknown."""
+    known = size if size is not None else size_mib and size_mib * 2**20
+    return f"{known / 1e6:.0f} MB" if known else ""
+
+
+@public.command("fetch")
+def fetch_weights(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="As `vertinst weights list` has them.")],
+) -> None:
+    """Download public weights into the cache, checked by hash.
+
+    A download that was cut goes on where it was. Using a name elsewhere downloads nothing.
+    """
+    from vertinst.engine.public_weights import RECORDED, fetch
+    from vertinst.engine.weights_manifest import packaged_manifest
+
+    for entry in map(packaged_manifest().named, names):
+        with progress_display() as progress:
+            stored = fetch(entry.name, progress=progress)
+        out.print(f"{entry.name}: {stored.state}: {stored.path}\n  Licence: {entry.licence} ({entry.licence_source})")
+        if stored.state == RECORDED:
+            err.print(
+                f"{entry.name}: its publisher names no hash: what came is taken as it is, and checked from now on."
+            )
+
+
+@public.command("verify")
+def verify_weights(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="As `vertinst weights list` has them.")
+    ] = None,
+) -> None:
+    """Read public weights through and compare them with their hashes: those named, or all that are there."""
+    from vertinst.engine.public_weights import verify
+
+    with progress_display() as progress:
+        found = verify(names or [], progress=progress)
+    for stored in found:
+        out.print(f"{stored.entry.name}: {stored.state}: {stored.path}")
+    wrong = [stored for stored in found if stored.problem is not None]
+    for stored in wrong:
+        err.print(f"Error: {stored.problem}")
+    if wrong:
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -20,10 +20,12 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from PIL import Image
 from torchvision.models import get_model_weights
 
+from vertinst.cli import run
 from vertinst.engine import checkpoint as checkpoints
-from vertinst.engine import public_weights
+from vertinst.engine import public_weights, weights_manifest
 from vertinst.engine.public_weights import fetch, verify
 from vertinst.engine.weights_manifest import Manifest, packaged_manifest, read_manifest
 from vertinst.errors import CheckpointError, ConfigError, DownloadError, VertinstError
@@ -287,7 +289,7 @@ def test_an_answer_other_than_the_file_is_refused_with_the_way_by_hand(site, cac
         fetch("net", manifest=entry(site.url, size=600_000))
     text = str(caught.value)
     assert site.url in text
-    assert f"put it at {cache / 'weights.pth'}" in text
+    assert f"By hand: save what that address gives as {cache / 'weights.pth'}" in text
     assert "vertinst weights verify net" in text
     assert "secret" not in text
     assert leftovers(cache) == []
@@ -313,7 +315,7 @@ def test_a_silent_server_is_given_up(site, cache, monkeypatch):
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/weights.pth", "https://nowhere.invalid/weights.pth"])
 def test_without_a_network_the_message_says_where_to_put_the_file(cache, url):
     with pytest.raises(
-        DownloadError, match=f"{url}: could not be fetched.*\nGet .*by hand.* put it at {cache}"
+        DownloadError, match=f"{url}: could not be fetched.*\nBy hand: save what that address gives as {cache}"
     ) as error:
         fetch("net", manifest=entry(url))
     assert "Errno" not in str(error.value)
@@ -351,7 +353,7 @@ def test_two_processes_that_want_the_same_file_do_each_other_no_harm(site, cache
 def test_a_file_put_there_by_hand_is_verified_and_recorded(cache):
     known = entry(None)
     with pytest.raises(
-        DownloadError, match=r"no program can.*\nGet weights.pth by hand from https://publisher.example"
+        DownloadError, match=r"no program can.*\nBy hand: save weights.pth from https://publisher.example"
     ):
         fetch("net", manifest=known)
     assert public_weights.listing(known)[0].state == public_weights.BY_HAND
@@ -473,7 +475,7 @@ def test_weights_are_found_by_name_and_a_local_path_comes_first(tmp_path, cache,
     name = "yolact_base"
     with pytest.raises(CheckpointError, match="not on this machine\nRun: vertinst weights fetch yolact_base"):
         checkpoints.find_weights(name)
-    with pytest.raises(CheckpointError, match=r"not on this machine\nGet yolact_resnet50_pascal\.pth by hand"):
+    with pytest.raises(CheckpointError, match=r"not on this machine\nBy hand: save yolact_resnet50_pascal\.pth from"):
         checkpoints.find_weights(Path("yolact_resnet50_pascal"))
     cache.mkdir(parents=True)
     (cache / "yolact_base_54_800000.pth").write_bytes(CONTENT)
@@ -500,3 +502,91 @@ def test_the_cache_is_where_the_platform_keeps_caches(monkeypatch, tmp_path, pla
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     assert public_weights.cache_folder() == tmp_path / folder
+
+
+@pytest.fixture
+def known(site, monkeypatch):
+    """The commands know two files of the local server, one that is to be fetched by hand, and the demo."""
+    with serving(Site(OTHER)) as other:
+        first = entry(site.url, sha256=SHA256, size_mib=0.5).weights[0]
+        second = first.model_copy(update={"name": "other", "file": "other.pth", "url": other.url, "sha256": None})
+        manual = first.model_copy(update={"name": "manual", "file": "manual.pth", "url": None})
+        demo = packaged_manifest().named("demo")
+        manifest = Manifest(weights=(demo, first, second, manual))
+        for module in (public_weights, weights_manifest, checkpoints):
+            monkeypatch.setattr(module, "packaged_manifest", lambda: manifest)
+        yield manifest
+
+
+def states(capsys):
+    capsys.readouterr()
+    assert run(["weights", "list", "--json"]) == 0
+    return {e["name"]: e["state"] for e in json.loads(capsys.readouterr().out)}
+
+
+def test_the_commands_list_fetch_and_verify(known, cache, capsys):
+    assert states(capsys) == {
+        "demo": "packaged",
+        "net": "not fetched",
+        "other": "not fetched",
+        "manual": "to be fetched by hand",
+    }
+    assert run(["weights", "fetch", "net", "other"]) == 0
+    printed = capsys.readouterr()
+    assert f"net: fetched, hash verified: {cache / 'weights.pth'}\n  Licence: MIT (there)" in printed.out
+    assert "other: fetched, hash recorded" in printed.out
+    assert "other: its publisher names no hash" in printed.err
+    assert "net: its publisher" not in printed.err
+    assert run(["weights", "verify"]) == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["demo", "net", "other"]
+    (cache / "weights.pth").write_bytes(OTHER)
+    assert run(["weights", "verify", "net", "other"]) == 2
+    printed = capsys.readouterr()
+    assert "net: wrong:" in printed.out
+    assert re.search(
+        rf"Error: .*weights.pth: sha256 must be {SHA256}, got .*\nRun: vertinst weights fetch net", printed.err
+    )
+    assert run(["weights", "fetch", "net"]) == 0
+    assert run(["weights", "verify", "net"]) == 0
+
+
+def test_the_table_shows_whole_names_licences_and_states_on_any_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(["weights", "list"]) == 0
+    text = capsys.readouterr().out
+    names = {line.split()[0] for line in text.splitlines() if line.split()}
+    assert {e.name for e in packaged_manifest().weights} <= names
+    for words in ("Apache-2.0", "CC-BY-SA-3.0", "none stated", "packaged", "not fetched", "26 MB", "fetch NAME"):
+        assert words in text
+
+
+def test_the_commands_fail_with_one_message(known, capsys):
+    for arguments, message in (
+        (["fetch", "nett"], r"Error: nett: no public weights.*\nDid you mean net\?"),
+        (["verify", "net"], r"Error: net: .*\nRun: vertinst weights fetch net"),
+        (["fetch", "manual"], r"Error: manual: no program can fetch .*\nBy hand: save manual\.pth from https://pub"),
+        (["fetch"], "Missing argument"),
+    ):
+        capsys.readouterr()
+        assert run(["weights", *arguments]) == 2
+        printed = capsys.readouterr().err
+        assert re.search(message, printed), printed
+        assert "Traceback" not in printed
+
+
+def test_nothing_is_fetched_by_using_a_name(known, site, tmp_path, capsys):
+    Image.new("L", (64, 64)).save(tmp_path / "film.png")
+    films, out = str(tmp_path / "film.png"), str(tmp_path / "out")
+    assert run(["predict", films, "--weights", "net", "--out", out]) == 2
+    assert "Run: vertinst weights fetch net" in capsys.readouterr().err
+    assert site.ranged == []
+
+
+def test_fetched_weights_are_read_by_their_name(known, site, monkeypatch):
+    site.content = checkpoints.find_weights("demo").read_bytes()
+    public = known.named("net").model_copy(update={"sha256": None, "size": len(site.content)})
+    manifest = Manifest(weights=(public,))
+    monkeypatch.setattr(checkpoints, "packaged_manifest", lambda: manifest)
+    fetch("net", manifest=manifest)
+    checkpoint = checkpoints.read("net")
+    assert (checkpoint.path.name, checkpoint.description.model) == ("weights.pth", "yolact")

@@ -111,7 +111,7 @@ def download(url: str, part: Path, *, most_bytes: int, fix: str, label: str, pro
         download(url, part, most_bytes=most_bytes, fix=fix, label=label, progress=progress)
     except (OSError, HTTPException) as error:
         kept = part.stat().st_size if part.is_file() else 0
-        again = f"{kept} bytes are kept: run it again to go on from there. Or: " if kept else ""
+        again = f"{kept} bytes are kept: run it again to go on from there. " if kept else ""
         raise DownloadError(_reason(error), where=url, fix=again + fix) from error
 
 

@@ -308,11 +308,9 @@ def _make(folder: Path) -> None:
 
 
 def _by_hand(entry: Entry) -> str:
-    source = entry.url or entry.page
-    return (
-        f"Get {entry.file} by hand from {source} (about it: {entry.page}), put it at {place(entry)}, and run: "
-        f"vertinst weights verify {entry.name}"
-    )
+    told = f" About it: {entry.page}" if entry.url else ""
+    source = "what that address gives" if entry.url else f"{entry.file} from {entry.page}"
+    return f"By hand: save {source} as {place(entry)}, then run: vertinst weights verify {entry.name}.{told}"
 
 
 def _again(entry: Entry) -> str:

@@ -15,6 +15,7 @@ from vertinst import doctor
 from vertinst.config import load_config, save_config
 from vertinst.engine import checkpoint as checkpoints
 from vertinst.engine.checkpoint import Checkpoint, Description
+from vertinst.engine.start import start_from
 from vertinst.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
 from vertinst.models import _detectron2_config, detectron2
 from vertinst.models._detectron2_config import is_installed, resolve_config
@@ -306,6 +307,52 @@ def test_checkpoint_opens_here_and_in_detectron2_and_gives_the_same(kind: str, d
     assert (found.pred_classes.numpy()[order] + 1 == first.category_ids).all()
     ours = np.stack([rle.decode(mask) for mask in first.masks]).astype(bool)
     assert (ours != theirs).mean() < 0.002
+
+
+def test_weights_that_a_training_can_start_from(tmp_path: Path) -> None:
+    body = {
+        "stem.conv1.weight": torch.zeros(1),
+        "res2.0.conv1.norm.bias": torch.zeros(1),
+        "linear.weight": torch.ones(1),
+    }
+    found = detectron2.recognise_start(body, "r-50.pkl")
+    assert found is not None
+    assert set(found[2]) == {"backbone.bottom_up.stem.conv1.weight", "backbone.bottom_up.res2.0.conv1.norm.bias"}
+    whole = {"backbone.fpn_output2.bias": 0, "proposal_generator.rpn_head.conv.bias": 0, "pixel_mean": 0}
+    found = detectron2.recognise_start(whole, "model_final.pth")
+    assert found is not None
+    assert "pixel_mean" not in found[2]
+    assert len(found[2]) == 2
+    assert detectron2.recognise_start({"layer1.0.conv1.weight": torch.zeros(1)}, "resnet50.pth") is None
+    # A stranger's weights are recognised by other models: this one needs the network's settings too.
+    assert not hasattr(detectron2, "recognise")
+
+
+@needs_detectron2
+def test_training_starts_from_files_of_detectron2(tmp_path: Path) -> None:
+    source = model("cascade")
+    path = tmp_path / "model_final.pth"
+    torch.save({"model": source.state_dict(), "iteration": 3}, path)
+    start = checkpoints.read(path, model="detectron2")
+    assert start.foreign
+    fresh = build(options("cascade", "MODEL.RPN.NMS_THRESH=0.6"), (*CLASSES, "rod"))
+    taken = start_from(fresh, start, "detectron2", fresh.options, (*CLASSES, "rod"), strict=True)
+    skipped = {row.name for row in taken.rows if row.outcome != "taken"}
+    assert skipped
+    assert all("cls_score" in name or "mask_head.predictor" in name for name in skipped)
+    assert torch.equal(fresh.backbone.bottom_up.stem.conv1.weight, source.backbone.bottom_up.stem.conv1.weight)
+
+
+@needs_detectron2
+def test_training_starts_from_a_backbone_by_caffe2s_names() -> None:
+    network = model("mask_rcnn", "MODEL.RESNETS.DEPTH=50", "MODEL.RESNETS.RES2_OUT_CHANNELS=256")
+    stem = torch.rand(64, 3, 7, 7)
+    tensors = {"conv1_w": stem, "res2_0_branch2a_w": torch.rand(64, 64, 1, 1), "res_conv1_bn_s": torch.rand(64)}
+    found = detectron2.recognise_start(tensors, "R-50.pkl")
+    assert found is not None
+    assert set(found[2]) < set(network.state_dict())
+    assert torch.equal(found[2]["backbone.bottom_up.stem.conv1.weight"], stem)
+    assert len(found[2]) == 3
 
 
 @needs_detectron2

@@ -237,7 +237,11 @@ def read(path: Path | str, *, state: bool = False, model: str | None = None) -> 
 def _foreign(path: Path, tensors: dict[str, Tensor], model: str | None) -> Checkpoint:
     """Ask the models in turn, `model` first, whose weights these are."""
     for name in sorted(plugins.names("models"), key=lambda name: name != model):
-        recognise = getattr(plugins.load("models", name), "recognise", None)
+        plugin = plugins.load("models", name)
+        recognise = getattr(plugin, "recognise", None)
+        if name == model:
+            # More can be a start than can be predicted with.
+            recognise = getattr(plugin, "recognise_start", recognise)
         found = recognise(tensors, path.name) if recognise else None
         if found:
             options, classes, weights = found

@@ -121,7 +121,7 @@ def train(
     device = choose_device(config.device)
     if config.init.weights is not None and not resume:
         # Reading the films may take minutes, after which nobody waits for a mistake in a file's name.
-        weights = checkpoints.read(config.init.weights)
+        weights = checkpoints.read(config.init.weights, model=config.model.name)
         check_start(weights, config.model.name, options, config.classes, strict=config.init.strict)
         del weights
     for dataset in (train_set, val_set):
@@ -225,8 +225,8 @@ class Trainer:
 
     def _take_over(self, weights: str) -> Taken:
         """Load weights to start from; init.json in the run's folder says what was and was not taken."""
-        checkpoint = checkpoints.read(weights)
         config = self.config
+        checkpoint = checkpoints.read(weights, model=config.model.name)
         taken = start_from(
             self.model, checkpoint, config.model.name, self.options, config.classes, strict=config.init.strict
         )

@@ -9,21 +9,45 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from vertinst.errors import ConfigError, NonFiniteLossError
-from vertinst.models._detectron2_config import build_network, full_config, resolve_config
-from vertinst.models._inputs import FilmTransform, Target, check_images, check_outputs, check_targets
+from vertinst.models._detectron2_config import build_network, full_config, is_installed, resolve_config
+from vertinst.models._inputs import (
+    FilmTransform,
+    Target,
+    check_images,
+    check_outputs,
+    check_targets,
+    fit_longest,
+    fit_longest,
+)
 from vertinst.models._instances import to_instances
 from vertinst.models._pasting import paste_roi_masks
 from vertinst.structures import Instances
 
-__all__ = ["Detectron2", "Options", "build", "detectron2_files", "resolve"]
+__all__ = [
+    "OPENS_IN_DETECTRON2",
+    "Detectron2",
+    "Options",
+    "build",
+    "detectron2_files",
+    "recognise_start",
+    "resolve",
+]
 
 GREYS = 255.0
+# How a backbone's tensors start when it is alone, and in a network with a feature pyramid; and Caffe2's first of them.
+BODY, BOTTOM_UP, CAFFE2_NAME = ("stem.", "res2.", "res3.", "res4.", "res5."), "backbone.bottom_up.", "conv1_w"
+# What older versions of Detectron2 saved with the weights and this one makes from its settings.
+CONSTANTS = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.")
+OPENS_IN_DETECTRON2 = True
+"""Asks for `detectron2_files` to be written into the folder of each run."""
 POINT_REND_NOTE = (
     "# Before this file can be merged: from detectron2.projects.point_rend import add_pointrend_config; "
     "add_pointrend_config(cfg)\n"
@@ -102,6 +126,31 @@ def detectron2_files(
     return f"{note}{named}{cfg.dump()}", dict(weights)
 
 
+def recognise_start(
+    tensors: Mapping[str, Tensor], file_name: str
+) -> tuple[dict[str, Any], tuple[str, ...], dict[str, Tensor]] | None:
+    """Weights of others that a training can start from: of Detectron2, whole or the backbone alone, and of Caffe2.
+
+    For prediction such files say too little about their network; there the model mask_rcnn recognises its own.
+
+    Args:
+        tensors: By name.
+        file_name: Not looked at.
+
+    Returns:
+        No options, no classes, and the tensors by the names of a network with a feature pyramid; None for others.
+    """
+    if CAFFE2_NAME in tensors and is_installed():
+        from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
+
+        tensors, _ = convert_c2_detectron_names(dict(tensors))
+    if any(name.startswith(BODY) for name in tensors):
+        return {}, (), {f"{BOTTOM_UP}{name}": tensor for name, tensor in tensors.items() if name.startswith(BODY)}
+    if not any(name.startswith(("proposal_generator.", BOTTOM_UP)) for name in tensors):
+        return None
+    return {}, (), {name: tensor for name, tensor in tensors.items() if not name.startswith(CONSTANTS)}
+
+
 class Detectron2(nn.Module):
     """A GeneralizedRCNN of Detectron2: losses in training, instances in evaluation.
 
@@ -118,7 +167,8 @@ class Detectron2(nn.Module):
         self.classes = classes
         self.bgr = cfg.INPUT.FORMAT == "BGR"
         # Grey values 0..255 less its means come after the channels' order.
-        self.transform = FilmTransform(options.image_size, mean=(0.0,) * 3, std=(1.0,) * 3)
+        longest = partial(fit_longest, longest=options.image_size)
+        self.transform = FilmTransform(longest, mean=(0.0,) * 3, std=(1.0,) * 3)
         # Its parts rather than itself: their parameters have the names of Detectron2's checkpoints.
         self.backbone: Any = network.backbone
         self.proposal_generator: Any = network.proposal_generator

@@ -76,7 +76,7 @@ def pool_pyramid(
     scale = 0.5 ** (level + FINEST_LEVEL)
     if every.device.type == "cpu":
         # Levels without a box are left out: to lay out the finest one takes longer than to pool a dozen masks.
-        used, level = level.unique(return_inverse=True)
+        used, level = torch.unique(level, return_inverse=True)
         table, places = _table([levels[i] for i in used.tolist()] or levels[:1])
         cells = every * scale[:, None]
         return _pool(table, places.of(level, film), cells, output_size, sampling_ratio, aligned).to(levels[0].dtype)

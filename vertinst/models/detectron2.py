@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -24,7 +23,6 @@ from vertinst.models._inputs import (
     check_images,
     check_outputs,
     check_targets,
-    fit_longest,
     fit_longest,
 )
 from vertinst.models._instances import to_instances

@@ -45,6 +45,7 @@ class Site:
         length: Content-Length to announce; None for the truth, 0 for none at all.
         chunked: Send in chunks, without a length.
         kind: Content-Type.
+        encoding: Content-Encoding.
         pause_s: Before anything is sent.
         shift: Answer ranges from so many bytes later than asked.
         ranged: Beginnings of the ranges that were asked for, None where none was.
@@ -59,6 +60,7 @@ class Site:
     length: int | None = None
     chunked: bool = False
     kind: str = "application/octet-stream"
+    encoding: str | None = None
     pause_s: float = 0.0
     shift: int = 0
     ranged: list[int | None] = field(default_factory=list)
@@ -86,6 +88,8 @@ class Site:
         body, total = self.content[start:], len(self.content)
         handler.send_response(206 if start else 200)
         handler.send_header("Content-Type", self.kind)
+        if self.encoding:
+            handler.send_header("Content-Encoding", self.encoding)
         if start:
             handler.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
         if self.chunked:
@@ -252,8 +256,9 @@ def test_where_a_server_cannot_go_on_the_file_is_fetched_anew(site, cache, chang
 @pytest.mark.parametrize("version", [None, 'W/"1"'])
 def test_without_a_name_for_the_version_nothing_is_joined(site, cache, version):
     site.version, site.cut_after = version, 1000
-    with pytest.raises(DownloadError, match="cut"):
+    with pytest.raises(DownloadError, match="cut") as caught:
         fetch("net", manifest=entry(site.url))
+    assert "kept" not in str(caught.value)
     site.cut_after, site.content = None, OTHER
     assert fetch("net", manifest=entry(site.url)).path.read_bytes() == OTHER
     assert site.ranged == [None, None]
@@ -280,6 +285,7 @@ def test_chunks_are_taken_and_a_cut_in_them_is_noticed(site, cache):
         ({"length": 10**9}, "must have at most 600000 bytes, the server's has 1000000000"),
         ({"chunked": True, "content": CONTENT * 2}, "at most 600000 bytes, the server sent more"),
         ({"length": 0}, "does not say how long"),
+        ({"encoding": "gzip"}, "packed"),
     ],
 )
 def test_an_answer_other_than_the_file_is_refused_with_the_way_by_hand(site, cache, changes, message):
@@ -332,6 +338,17 @@ def test_a_cache_that_cannot_be_written_is_named(site, cache):
     cache.write_text("a file in its place")
     with pytest.raises(VertinstError, match="VERTINST_CACHE"):
         fetch("net", manifest=entry(site.url))
+
+
+def test_a_shared_cache_may_be_closed_to_writing(site, cache):
+    cache.mkdir(parents=True)
+    # In place of a folder without permission, which would not keep root out.
+    (cache / ".weights.pth.lock").mkdir()
+    known = entry(site.url, sha256=SHA256)
+    with pytest.raises(VertinstError, match=r"\.weights\.pth\.lock: cannot be written: .*\n.*VERTINST_CACHE"):
+        fetch("net", manifest=known)
+    (cache / "weights.pth").write_bytes(CONTENT)
+    assert fetch("net", manifest=known).state == public_weights.VERIFIED
 
 
 def test_two_processes_that_want_the_same_file_do_each_other_no_harm(site, cache):

@@ -30,39 +30,45 @@ __all__ = ["discard", "download", "locked"]
 
 CHUNK_BYTES = 2**18
 TIMEOUT_S = 30.0
+SECONDS_BETWEEN_TRIALS = 0.2
 # Left free on the disk beside the file itself.
 SPARE_BYTES = 64 * 2**20
 MB = 1_000_000
 
 
 @contextmanager
-def locked(path: Path, *, waits: float = 0.2) -> Iterator[None]:
+def locked(path: Path, progress: Progress = silent) -> Iterator[None]:
     """Hold a lock between processes for as long as the context lasts; another that wants it waits.
 
     The system lets go of it when the process ends, however it ends. On file systems without locks there is none.
 
     Args:
         path: An empty file, which stays.
-        waits: Seconds between two attempts.
+        progress: Told of the waiting.
+
+    Raises:
+        VertinstError: The file cannot be made.
     """
-    with path.open("ab") as file:
-        while True:
-            try:
-                _lock(file)
-            except OSError as error:
-                if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-                    time.sleep(waits)
-                    continue
-            break
+    with _writing(path):
+        file = path.open("ab")
+    with file:
+        while not _lock(file):
+            progress(0, 1, "waiting for another process that fetches the same")
+            time.sleep(SECONDS_BETWEEN_TRIALS)
         # Closing the file gives the lock back.
         yield
 
 
-def _lock(file: IO[bytes]) -> None:
-    if sys.platform == "win32":
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _lock(file: IO[bytes]) -> bool:
+    """Try once; False where another process holds the lock."""
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+    return True
 
 
 class _SafeRedirects(HTTPRedirectHandler):
@@ -110,7 +116,7 @@ def download(url: str, part: Path, *, most_bytes: int, fix: str, label: str, pro
         discard(part)
         download(url, part, most_bytes=most_bytes, fix=fix, label=label, progress=progress)
     except (OSError, HTTPException) as error:
-        kept = part.stat().st_size if part.is_file() else 0
+        kept, _ = _begun(part, url)
         again = f"{kept} bytes are kept: run it again to go on from there. " if kept else ""
         raise DownloadError(_reason(error), where=url, fix=again + fix) from error
 
@@ -180,6 +186,8 @@ def _answer(response: Any, have: int) -> tuple[int, int | None]:
     headers = response.headers
     if headers.get("Content-Type", "").lower().startswith("text/html"):
         raise _RefusedError("a web page came in place of the file")
+    if headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise _RefusedError("the server sent the file packed, which was not asked for")
     if response.status == 206 and have:
         span, _, total = headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
         if span.partition("-")[0] != str(have) or not total.isdecimal():

@@ -177,10 +177,12 @@ def fetch(name: str, *, manifest: Manifest | None = None, progress: Progress = s
         return Stored(entry, find(entry), PACKAGED)
     if entry.url is None and not path.is_file():
         raise DownloadError("no program can fetch these weights", where=entry.name, fix=_by_hand(entry))
-    _make(path.parent)
-    with locked(path.with_name(f".{path.name}.lock")):
-        if not _is_right(entry, path):
-            _bring(entry, str(entry.url), path, progress)
+    # First without the lock: a cache that is shared may be closed to writing.
+    if not _is_right(entry, path):
+        _make(path.parent)
+        with locked(path.with_name(f".{path.name}.lock"), progress):
+            if not _is_right(entry, path):
+                _bring(entry, str(entry.url), path, progress)
     return Stored(entry, path, _proof(entry))
 
 

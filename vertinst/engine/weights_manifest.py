@@ -20,7 +20,7 @@ __all__ = ["Entry", "Manifest", "may_fetch", "packaged_manifest", "read_manifest
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,120}$")]
 Text = Annotated[str, Field(min_length=1, max_length=500)]
 MIB = 2**20
-# Files of which nobody says how large they are; the largest of the manifest is about a quarter of it.
+# For files of which nobody says how large they are.
 MAX_BYTES = 1024 * MIB
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -45,7 +47,7 @@ class FilmTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
         mean: Subtracted from red, green and blue.
         std: Red, green and blue are divided by it.
         smooth: With antialiasing; else bilinear samples alone.
-        whole_greys: Round the resized grey values to whole 255ths, as programs do that resize 8-bit images.
+        whole_greys: Resize as Pillow does 8-bit images: to whole 255ths, rounded after each of its two directions.
         divisible: Sides of a batch are padded to multiples of it.
     """
 
@@ -73,19 +75,14 @@ class FilmTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
         """Resize one film `(3, H, W)` and, where given, its `boxes` and `masks`; normalise the film."""
         height, width = image.shape[-2:]
         size = self.size((height, width))
-        image = self._colours(_resample(_planes(image)[None], size, smooth=self.smooth)[0])
+        one = _planes(image)
+        resized = _as_pillow(one, size) if self.whole_greys else _resample(one[None], size, smooth=self.smooth)[0]
+        image = super().normalize(resized.expand(3, -1, -1))
         if target is None:
             return image, None
         scale = target["boxes"].new_tensor([size[1] / width, size[0] / height] * 2)
         masks = _resample(target["masks"].to(image.dtype)[:, None], size, smooth=self.smooth)[:, 0]
         return image, {**target, "boxes": target["boxes"] * scale, "masks": masks}
-
-    def _colours(self, image: Tensor) -> Tensor:
-        """(3, h, w) normalised, of (1, h, w) or (3, h, w)."""
-        if self.whole_greys:
-            image = (image * 255).round() / 255
-        normal: Tensor = super().normalize(image.expand(3, -1, -1))
-        return normal
 
 
 def fit_longest(size: Size, longest: int) -> Size:
@@ -103,8 +100,14 @@ def fit_shortest(size: Size, shortest: int, longest: int, *, cut: bool = False) 
         longest: Allowed, px.
         cut: Cut fractions of pixels off, as torchvision does; else round halves up, as Detectron2 does.
     """
-    scale, half = min(shortest / min(size), longest / max(size)), 0.0 if cut else 0.5
-    return max(int(size[0] * scale + half), 1), max(int(size[1] * scale + half), 1)
+    if cut:
+        scale = min(shortest / min(size), longest / max(size))
+        return max(int(size[0] * scale), 1), max(int(size[1] * scale), 1)
+    # In Detectron2's two steps: in one, films of a few sizes would be rounded the other way.
+    scale = shortest / min(size)
+    height, width = (shortest, size[1] * scale) if size[0] < size[1] else (size[0] * scale, shortest)
+    again = min(longest / max(height, width), 1.0)
+    return max(int(height * again + 0.5), 1), max(int(width * again + 0.5), 1)
 
 
 def fit_square(size: Size, side: int) -> Size:
@@ -204,3 +207,13 @@ def _resample(pixels: Tensor, size: tuple[int, int], *, smooth: bool) -> Tensor:
     if pixels.shape[0] == 0:
         return pixels.new_zeros((0, pixels.shape[1], *size))
     return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=smooth)
+
+
+def _as_pillow(planes: Tensor, size: Size) -> Tensor:
+    """Planes (C, H, W) in 0..1, resized. Without Pillow's own rounding a fifth of the grey values are off by one."""
+    greys = (planes * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    if greys.shape[1:] != size:
+        # Pillow counts width before height.
+        across = [Image.fromarray(grey).resize(size[::-1], Image.Resampling.BILINEAR) for grey in greys]
+        greys = np.stack([np.asarray(grey) for grey in across])
+    return torch.from_numpy(greys).to(planes) / 255

@@ -21,9 +21,10 @@ from vertinst.structures.rle import Rle, empty, from_edges
 __all__ = ["paste_roi_masks"]
 
 MASK_THRESHOLD = 0.5
-# How far the sampled probabilities may lie from those here, for each cell along a side and two more: rounding moves the
-# places on a mask by up to 6.5 x 2^-24 of its side on each axis in either, and probabilities themselves by 2^-22.
-ROUNDING = 2.0**-20
+# Rounding changes a number by at most this share of it. Added up over the operations, sampling moves a place down a
+# mask by at most 6 of it for each cell along the axis (and two more); across, only the last steps differ from those
+# here, and 3 are left; both bilinear sums change probabilities by less than 12. From cell to cell they differ by 1.
+UNIT = 2.0**-24
 # What is held at once: 4096 columns are half a MiB of a mask's cells, 2^20 samples 12 MiB.
 COLUMNS_AT_ONCE = 4096
 SAMPLES_AT_ONCE = 1 << 20
@@ -143,11 +144,12 @@ def _edges(masks: Tensor, columns: _Columns, across: _Axis, down: _Axis) -> Inte
     column, place, steepness = _crossings(enlarged)
     box = columns.box[column]
     row = down.pixels(place, box)
-    rounding = ROUNDING * (down.cells + 2)
-    reach = np.minimum(rounding / steepness, 1) * down.per_cell(box)
+    place_error = 6 * UNIT * (down.cells + 2)
+    value_error = 3 * UNIT * (across.cells + 2) + 12 * UNIT
+    reach = (np.minimum(value_error / steepness, 1) + place_error) * down.per_cell(box)
     doubtful = np.zeros(len(enlarged), dtype=np.bool_)
     # Of what is no number none is certain.
-    doubtful[np.flatnonzero(~(np.abs(enlarged) > rounding)) // enlarged.shape[1]] = True
+    doubtful[np.flatnonzero(~(np.abs(enlarged) > value_error + place_error)) // enlarged.shape[1]] = True
     doubtful[column[~(np.ceil(row - reach) > row + reach)]] = True
     certain = ~doubtful[column]
     row, box, column = row[certain], box[certain], column[certain]

@@ -583,8 +583,8 @@ def predict(
 @app.command("export-model")
 def export_model(
     weights: Annotated[Path, typer.Option(help="Folder of a run, or a weights file.")],
-    form: Annotated[str, typer.Option("--format", help="onnx or openvino.")],
-    out_folder: Annotated[Path, typer.Option("--out", help="New folder for the network and model.json.")],
+    form: Annotated[str, typer.Option("--format", help="onnx, openvino or detectron2.")],
+    out_folder: Annotated[Path, typer.Option("--out", help="New folder for what is exported.")],
     int8: Annotated[
         bool, typer.Option("--int8", help="8-bit integers; what that costs in AP on phantoms is measured.")
     ] = False,
@@ -594,10 +594,16 @@ def export_model(
     phantoms: Annotated[int, typer.Option(help="Phantoms to calibrate int8 with, and to measure its loss on.")] = 24,
     overwrite: Overwrite = False,
 ) -> None:
-    """Export a trained network to ONNX or OpenVINO.
+    """Export a trained network to ONNX, OpenVINO or Detectron2.
 
-    The folder is what `predict --weights` takes, and computes faster than PyTorch on processors.
+    The folder of the first two is what `predict --weights` takes, and computes faster than PyTorch on processors.
+    Detectron2's has the model_final.pth and config.yaml that its DefaultPredictor runs.
     """
+    if form == "detectron2":
+        if int8 or films is not None:
+            raise ConfigError("--int8 and --films are not for Detectron2", fix="Leave them away.")
+        export_to_detectron2(weights, out_folder, overwrite=overwrite)
+        return
     with waiting("loading PyTorch"):
         from vertinst.engine.export import export_model as run_export
 
@@ -615,6 +621,22 @@ def export_model(
         )
     show_export(result)
     out.print(f"Next: vertinst predict --weights {out_folder} FILMS --out predictions")
+
+
+def export_to_detectron2(weights: Path, out_folder: Path, *, overwrite: bool) -> None:
+    """Write a trained network as Detectron2 has it, and print how it is run there."""
+    with waiting("loading PyTorch"):
+        from vertinst.engine import checkpoint as checkpoints
+        from vertinst.engine.detectron2_files import CONFIG, WEIGHTS, write_detectron2
+
+    checkpoint = checkpoints.read(weights)
+    if checkpoint.foreign:
+        err.print(checkpoint.taken_for())
+    write_detectron2(checkpoint, out_folder, overwrite=overwrite)
+    out.print(f"{WEIGHTS} and {CONFIG} for Detectron2 in {out_folder}. There:")
+    out.print(f"  cfg = get_cfg(); cfg.merge_from_file({str(out_folder / CONFIG)!r})")
+    out.print(f"  cfg.MODEL.WEIGHTS = {str(out_folder / WEIGHTS)!r}; cfg.MODEL.DEVICE = 'cpu'  # or 'cuda'")
+    out.print("  DefaultPredictor(cfg)(film)  # (H, W, 3), BGR, grey values 0 to 255 as this network was trained with")
 
 
 def show_export(result: Any) -> None:

@@ -249,7 +249,7 @@ def test_last_convolutions_are_those_that_nothing_but_an_output_follows() -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"form": "tflite"}, "--format must be onnx or openvino, got 'tflite'"),
+        ({"form": "tflite"}, "--format must be detectron2 or onnx or openvino, got 'tflite'"),
         ({"form": "onnx", "films": Path()}, "--films are for calibration"),
         ({"form": "onnx", "int8": True, "phantoms": 0}, "phantoms must be at least 1, got 0"),
     ],

@@ -48,7 +48,7 @@ def start(path: Path, *, strict: bool = True, model: str = "yolact", **options: 
     plugin = plugins.load("models", model)
     chosen = plugin.Options(**options)
     network = plugin.build(chosen, OURS)
-    return network, start_from(network, checkpoints.read(path), model, chosen, OURS, strict=strict)
+    return network, start_from(network, checkpoints.read(path, model=model), model, chosen, OURS, strict=strict)
 
 
 def test_a_file_of_the_original_predicts_what_its_network_does(original: yolact.Yolact, weights: Path) -> None:

@@ -12,7 +12,8 @@ from torchvision.models import _meta
 
 from vertinst.errors import CheckpointError
 from vertinst.models import yolact
-from vertinst.models._yolact_official import COCO_CLASSES, PASCAL_CLASSES
+from vertinst.models._coco_classes import COCO_CLASSES
+from vertinst.models._yolact_official import PASCAL_CLASSES
 from vertinst.models.yolact import Options
 
 Tensors = dict[str, Tensor]

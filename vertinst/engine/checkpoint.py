@@ -36,6 +36,7 @@ __all__ = [
     "Checkpoint",
     "Description",
     "build_model",
+    "check_options",
     "find_weights",
     "load_weights",
     "read",
@@ -306,6 +307,18 @@ def build_model(checkpoint: Checkpoint) -> nn.Module:
     Raises:
         CheckpointError: Unknown model, options it does not have, weights of other shapes, or a backbone alone.
     """
+    plugin, options = check_options(checkpoint)
+    model: nn.Module = plugin.build(options, checkpoint.description.classes)
+    load_weights(model, checkpoint)
+    return model.eval()
+
+
+def check_options(checkpoint: Checkpoint) -> tuple[ModuleType, BaseModel]:
+    """The model that a checkpoint is of and its options, if all its weights fit them; no network is built.
+
+    Raises:
+        CheckpointError: See `build_model`.
+    """
     description = checkpoint.description
     if not description.classes:
         raise CheckpointError(
@@ -327,9 +340,7 @@ def build_model(checkpoint: Checkpoint) -> nn.Module:
         # The checkpoint brings all weights: nothing is to be downloaded first.
         options = options.model_copy(update={"backbone_weights": "none"})
     _check_shapes(plugin, options, checkpoint)
-    model: nn.Module = plugin.build(options, description.classes)
-    load_weights(model, checkpoint)
-    return model.eval()
+    return plugin, options
 
 
 def _check_shapes(plugin: ModuleType, options: BaseModel, checkpoint: Checkpoint) -> None:

@@ -99,7 +99,7 @@ def export_model(
         ConfigError: Unknown format, a model that cannot be exported, or an extra that is not installed.
         OutputExistsError: `out` holds something and `overwrite` is false.
     """
-    form = check_format(form, "--format")
+    form = check_format(form, "--format", others=("detectron2",))
     if films is not None and not int8:
         raise ConfigError("--films are for calibration", fix="Add --int8, or leave --films away.")
     if phantoms < 1:
@@ -160,7 +160,7 @@ def _check_model(model: nn.Module, checkpoint: Checkpoint, form: Format, *, int8
         raise ConfigError(
             f"model {name} cannot be exported: its network is not one graph from film to outputs",
             where=checkpoint.path,
-            fix="yolact models can be exported. Use this one in PyTorch.",
+            fix="yolact models can be exported, mask_rcnn and detectron2 models with --format detectron2.",
         )
     if form == "openvino" and int8 and checkpoint.description.options.get("deformable_interval"):
         raise ConfigError(

@@ -13,7 +13,7 @@ from vertinst.errors import CheckpointError
 __all__ = ["check_classes", "check_start", "start_from"]
 
 # Options without which foreign weights mean nothing, even where shapes happen to fit.
-ESSENTIAL_OPTIONS = ("backbone", "deformable_interval")
+ESSENTIAL_OPTIONS = ("backbone", "deformable_interval", "stride_in_1x1")
 
 
 def start_from(
@@ -68,7 +68,8 @@ def check_start(
         )
     for option in ESSENTIAL_OPTIONS if strict else ():
         wanted, got = getattr(options, option, None), found.options.get(option)
-        if got and got != wanted:
+        # Ordinary weights are a start for deformable convolutions, whose shifts begin at none.
+        if got is not None and got != wanted and not (option == "deformable_interval" and got == 0):
             raise CheckpointError(
                 f"weights must have {option} {wanted}, got {got}",
                 where=checkpoint.path,

@@ -13,22 +13,14 @@ from typing import Any
 from torch import Tensor
 
 from vertinst.errors import CheckpointError
+from vertinst.models._coco_classes import coco_names
 
-__all__ = ["COCO_CLASSES", "PASCAL_CLASSES", "recognise"]
+__all__ = ["PASCAL_CLASSES", "recognise"]
 
-_COCO = (
-    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,"
-    "bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,suitcase,frisbee,"
-    "skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,"
-    "cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,"
-    "potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,"
-    "refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush"
-)
 _PASCAL = (
     "aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,diningtable,dog,horse,motorbike,person,pottedplant,"
     "sheep,sofa,train,tvmonitor"
 )
-COCO_CLASSES = tuple(_COCO.split(","))
 PASCAL_CLASSES = tuple(_PASCAL.split(","))
 
 HEAD = "prediction_layers.0."
@@ -135,8 +127,7 @@ def _image_size(file_name: str) -> int:
 
 
 def _names(classes: int) -> tuple[str, ...]:
-    known = {len(names): names for names in (COCO_CLASSES, PASCAL_CLASSES)}
-    return known.get(classes) or tuple(f"class {number}" for number in range(1, classes + 1))
+    return PASCAL_CLASSES if classes == len(PASCAL_CLASSES) else coco_names(classes)
 
 
 def _blocks(body: Mapping[str, Tensor], layer: str = "") -> list[set[int]]:

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from vertinst import plugins
 from vertinst.errors import ConfigError, DataError, VertinstError
@@ -887,7 +887,9 @@ def doctor() -> None:
         from vertinst.doctor import examine
 
         findings = examine()
-    table = Table("what", "found", "mend", title=f"vertinst {__version__}", title_justify="left")
+    # Whole: it is there to be copied.
+    mend = Column("mend", overflow="fold")
+    table = Table("what", "found", mend, title=f"vertinst {__version__}", title_justify="left")
     for finding in findings:
         table.add_row(finding.what, finding.found, finding.mend)
     out.print(table)

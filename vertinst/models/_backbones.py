@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 from urllib.error import URLError
 
-from torch import nn
-from torchvision.models import get_model, get_model_weights
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import get_model_weights
+from torchvision.models import resnet as torchvision_resnet
 from torchvision.ops import FrozenBatchNorm2d
 
 from vertinst.errors import CheckpointError
@@ -33,6 +36,9 @@ def resnet(
 ) -> nn.Module:
     """A torchvision ResNet, classifier included, ready for feature extraction.
 
+    Names and values of its tensors are torchvision's. In its blocks batch norm that is constant, of frozen stages too,
+    costs nothing: the convolution before it takes its factor and its offset.
+
     Args:
         name: Depth of the network.
         weights: `imagenet` takes torchvision's weights, downloaded unless they are in torch's cache; `none`
@@ -50,24 +56,14 @@ def resnet(
     Raises:
         CheckpointError: The weights could not be downloaded or are damaged.
     """
-    norm = partial(FrozenBatchNorm2d if frozen_batch_norm else nn.BatchNorm2d, eps=batch_norm_eps)
-    chosen = get_model_weights(name)["IMAGENET1K_V1"] if weights == "imagenet" else None
-    try:
-        body: nn.Module = get_model(name, weights=chosen, norm_layer=norm)
-    # URLError: no network. RuntimeError: the hash of the downloaded file is wrong. OSError: disk or cache folder.
-    except (URLError, OSError, RuntimeError) as error:
-        if chosen is None:
-            raise
-        raise CheckpointError(
-            f"ImageNet weights of {name} must be in torch's cache or be downloadable, got: {error}",
-            where=chosen.url,
-            fix="Download that file elsewhere into ~/.cache/torch/hub/checkpoints (or $TORCH_HOME/hub/checkpoints), "
-            "or set backbone_weights to none.",
-        ) from error
-    if stride_in_1x1:
-        for stage in ("layer2", "layer3", "layer4"):
-            block: Any = body.get_submodule(f"{stage}.0")
-            block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+    norm = partial(_FrozenBatchNorm2d if frozen_batch_norm else nn.BatchNorm2d, eps=batch_norm_eps)
+    block, blocks = ARCHITECTURES[name]
+    body: nn.Module = torchvision_resnet.ResNet(block, blocks, norm_layer=norm)
+    if weights == "imagenet":
+        _load_imagenet(body, name)
+    for module in body.modules() if stride_in_1x1 else ():
+        if isinstance(module, _Bottleneck):
+            module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride
     _freeze(body, trainable_layers)
     return body
 
@@ -80,11 +76,88 @@ def stage_channels(body: nn.Module) -> tuple[int, int, int, int]:
     return last // 8, last // 4, last // 2, last
 
 
+def _load_imagenet(body: nn.Module, name: BackboneName) -> None:
+    chosen = get_model_weights(name)["IMAGENET1K_V1"]
+    try:
+        body.load_state_dict(chosen.get_state_dict(check_hash=True))
+    # URLError: no network. RuntimeError: the hash of the downloaded file is wrong. OSError: disk or cache folder.
+    except (URLError, OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"ImageNet weights of {name} must be in torch's cache or be downloadable, got: {error}",
+            where=chosen.url,
+            fix="Download that file elsewhere into ~/.cache/torch/hub/checkpoints (or $TORCH_HOME/hub/checkpoints), "
+            "or set backbone_weights to none.",
+        ) from error
+
+
+class _FrozenBatchNorm2d(FrozenBatchNorm2d):  # type: ignore[misc]
+    """torchvision's in one pass, and in the features' own type, where no gradient asks for what it has computed."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and features.requires_grad:
+            factor, offset = (part[:, None, None].to(features.dtype) for part in _factor_and_offset(self))
+            # Keeps nothing of the features for the backward pass, as F.batch_norm would.
+            return features * factor + offset
+        return F.batch_norm(features, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
 class _StillBatchNorm2d(nn.BatchNorm2d):
     """Batch norm that stays in evaluation mode, whatever the network around it does."""
 
     def train(self, mode: bool = True) -> _StillBatchNorm2d:
         return super().train(False)
+
+
+def _factor_and_offset(norm: FrozenBatchNorm2d | _StillBatchNorm2d) -> tuple[Tensor, Tensor]:
+    # Not kept for the next time: 53 of them take a thousandth of a step, and an average of weights changes them.
+    weight, bias, mean, variance = (getattr(norm, name) for name in ("weight", "bias", "running_mean", "running_var"))
+    factor = weight * (variance + norm.eps).rsqrt()
+    return factor, bias - mean * factor
+
+
+def _normalised(conv: nn.Module, norm: nn.Module, features: Tensor) -> Tensor:
+    """A convolution and the batch norm after it; as one, where batch norm is constant."""
+    # What prediction has folded, and YOLACT's deformable convolutions, are other classes.
+    if type(conv) is not nn.Conv2d or not isinstance(norm, FrozenBatchNorm2d | _StillBatchNorm2d):
+        result: Tensor = norm(conv(features))
+        return result
+    factor, offset = _factor_and_offset(norm)
+    weight = conv.weight * factor[:, None, None, None]
+    return F.conv2d(features, weight, offset, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+class _BasicBlock(torchvision_resnet.BasicBlock):  # type: ignore[misc]
+    """torchvision's, with `_normalised`."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        inner = self.relu(_normalised(self.conv1, self.bn1, features))
+        return _add(self, _normalised(self.conv2, self.bn2, inner), features)
+
+
+class _Bottleneck(torchvision_resnet.Bottleneck):  # type: ignore[misc]
+    """torchvision's, with `_normalised`."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        inner = self.relu(_normalised(self.conv1, self.bn1, features))
+        inner = self.relu(_normalised(self.conv2, self.bn2, inner))
+        return _add(self, _normalised(self.conv3, self.bn3, inner), features)
+
+
+def _add(block: _BasicBlock | _Bottleneck, result: Tensor, features: Tensor) -> Tensor:
+    shortcut = features
+    if block.downsample is not None:
+        conv, norm = block.downsample
+        shortcut = _normalised(conv, norm, features)
+    total: Tensor = block.relu(result.add_(shortcut))
+    return total
+
+
+ARCHITECTURES: dict[BackboneName, tuple[type[_BasicBlock | _Bottleneck], list[int]]] = {
+    "resnet18": (_BasicBlock, [2, 2, 2, 2]),
+    "resnet34": (_BasicBlock, [3, 4, 6, 3]),
+    "resnet50": (_Bottleneck, [3, 4, 6, 3]),
+    "resnet101": (_Bottleneck, [3, 4, 23, 3]),
+}
 
 
 def hold_batch_norm(network: nn.Module, is_held: Callable[[str], bool] = lambda name: True) -> None:

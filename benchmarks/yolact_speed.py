@@ -11,13 +11,10 @@ checked to have the same pixels. Times are medians of the wall clock, ratios med
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import yolact_original as theirs
+from interleaved import Subjects, compare, peak_mib
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.nn import functional as F
@@ -41,8 +39,6 @@ GRID, PROTOTYPES = 138, 32
 CONFIG = "resnet50"
 SIZE = seeded.CONFIGS[CONFIG].size
 ORIGINAL = "original"
-
-Subjects = dict[str, Callable[[], Any]]
 
 
 def main() -> None:
@@ -63,21 +59,6 @@ def main() -> None:
     {"masks": _masks, "film": _film, "train": _train}[arguments.subject](original, arguments)
 
 
-def _compare(subjects: Subjects, rounds: int) -> None:
-    """One run of each to warm up, then `rounds` of all in turn; the first is what the others are compared with."""
-    seconds: dict[str, list[float]] = {name: [] for name in subjects}
-    for turn in range(rounds + 1):
-        for name, run in subjects.items():
-            started = time.perf_counter()
-            run()
-            if turn:
-                seconds[name].append(time.perf_counter() - started)
-    base = seconds[next(iter(subjects))]
-    for name, values in seconds.items():
-        ratio = statistics.median(a / b for a, b in zip(values, base, strict=True))
-        print(f"  {name:<44} {1000 * statistics.median(values):9.1f} ms   x {ratio:.3f}")
-
-
 # Masks
 
 
@@ -85,13 +66,13 @@ def _masks(original: SimpleNamespace, arguments: argparse.Namespace) -> None:
     for objects in arguments.objects:
         subjects = _mask_subjects(original, objects)
         if arguments.alone:
-            before = _peak_mib()
+            before = peak_mib()
             subjects[arguments.alone]()
-            print(_peak_mib() - before)
+            print(peak_mib() - before)
             continue
         _check_pixels(subjects)
         print(f"{objects} objects, {HEIGHT} x {WIDTH}")
-        _compare(subjects, arguments.rounds)
+        compare(subjects, arguments.rounds)
         for name in subjects:
             command = [sys.executable, __file__, "masks", "--original", str(arguments.original), "--alone", name]
             command += ["--objects", str(objects), "--threads", str(arguments.threads)]
@@ -143,12 +124,6 @@ def _check_pixels(subjects: Subjects) -> None:
     print(f"pixels that differ: {sum(int(d.sum()) for d in different)} of {sum(coco_mask.area(m) for m in first)}")
 
 
-def _peak_mib() -> float:
-    # Not getrusage: there a child starts with the peak of its parent.
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
 # Whole films
 
 
@@ -178,7 +153,7 @@ def _film(original: SimpleNamespace, arguments: argparse.Namespace) -> None:
                 name = f"ours, preset {preset}, {engine}, {predictor.provenance()['precision']}"
                 subjects[name] = lambda predictor=predictor: predictor.predict([pixels])[0]
         print(f"a film of {HEIGHT} x {WIDTH}; found: " + ", ".join(str(len(run())) for run in subjects.values()))
-        _compare(subjects, arguments.rounds)
+        compare(subjects, arguments.rounds)
 
 
 def _save(path: Path, changes: dict[str, Any], classes: int) -> Path:
@@ -216,7 +191,7 @@ def _train(original: SimpleNamespace, arguments: argparse.Namespace) -> None:
         steps["model"].step()
 
     print(f"a training step with 2 films of {SIZE} x {SIZE}")
-    _compare({ORIGINAL: their_step, f"ours, {precision}": our_step}, arguments.rounds)
+    compare({ORIGINAL: their_step, f"ours, {precision}": our_step}, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,17 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at Python, packages, operators, devices, precision, memory and disk; nothing is changed or fetched."""
-    return [_python(), *_packages(), _operators(), _dicom(), *_extras(), *_detectron2(), *_devices(), *_room()]
+    return [
+        _python(),
+        *_packages(),
+        _operators(),
+        _dicom(),
+        *_extras(),
+        *_detectron2(),
+        *_devices(),
+        *_room(),
+        _weights(),
+    ]
 
 
 def _python() -> Finding:
@@ -163,3 +173,11 @@ def _room() -> list[Finding]:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
         findings.append(Finding("memory", f"{memory:.1f} GiB"))
     return findings
+
+
+def _weights() -> Finding:
+    """How many files of public weights are in the cache; none is read through."""
+    from vertinst.engine.public_weights import cache_folder, listing
+
+    fetched = sum(stored.path.is_file() for stored in listing() if not stored.entry.packaged)
+    return Finding("public weights", f"{fetched} in {cache_folder()}")

@@ -23,6 +23,7 @@ import yaml
 from PIL import Image
 from torchvision.models import get_model_weights
 
+from vertinst import doctor
 from vertinst.cli import run
 from vertinst.engine import checkpoint as checkpoints
 from vertinst.engine import public_weights, weights_manifest
@@ -591,6 +592,14 @@ def test_the_commands_fail_with_one_message(known, capsys):
         printed = capsys.readouterr().err
         assert re.search(message, printed), printed
         assert "Traceback" not in printed
+
+
+def test_doctor_tells_where_the_cache_is(cache):
+    assert doctor._weights().found == f"0 in {cache}"
+    cache.mkdir(parents=True)
+    (cache / "R-50.pkl").write_bytes(CONTENT)
+    assert doctor._weights() in doctor.examine()
+    assert doctor._weights().found == f"1 in {cache}"
 
 
 def test_nothing_is_fetched_by_using_a_name(known, site, tmp_path, capsys):

@@ -16,12 +16,13 @@ from vertinst.config import load_config, save_config
 from vertinst.engine import checkpoint as checkpoints
 from vertinst.engine.checkpoint import Checkpoint, Description
 from vertinst.engine.start import start_from
+from vertinst.engine.train import train
 from vertinst.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
 from vertinst.models import _detectron2_config, detectron2
 from vertinst.models._detectron2_config import is_installed, resolve_config
 from vertinst.models._detectron2_yaml import read_config
 from vertinst.models.detectron2 import Options, build, detectron2_files, resolve
-from vertinst.structures import rle
+from vertinst.structures import Annotation, Dataset, ImageRecord, rle
 
 needs_detectron2 = pytest.mark.skipif(
     not is_installed(), reason="Detectron2 is not installed; `vertinst doctor` tells how"
@@ -476,3 +477,55 @@ def test_doctor_tells_what_works() -> None:
     finding = doctor._detectron2()[0]
     assert "compiled operators work on cpu" in finding.found
     assert not finding.mend
+
+
+@needs_detectron2
+def test_a_run_ends_with_files_that_detectron2_opens(tmp_path: Path, draw: Callable) -> None:
+    from detectron2.config import get_cfg
+    from detectron2.engine import DefaultPredictor
+
+    films = tmp_path / "films"
+    films.mkdir()
+    image, target = draw()
+    cv2.imwrite(str(films / "1.png"), (image[0].numpy() * 255).round().astype(np.uint8))
+    parts = zip(target["labels"], target["masks"], strict=True)
+    regions = tuple(Annotation(CLASSES[label - 1], rle.encode(mask.numpy())) for label, mask in parts)
+    data = Dataset(CLASSES, (ImageRecord(1, "1.png", 96, 128, annotations=regions),))
+    overrides = ", ".join(f'"{override}"' for override in SMALL)
+    settings = [f"model.overrides=[{overrides}]", "model.image_size=128", f"classes=[{', '.join(CLASSES)}]"]
+    settings += ["schedule.epochs=1", "data.workers=0", "precision=32", "device=cpu"]
+    run = tmp_path / "run"
+    train(load_config("detectron2_mask_rcnn_lumbar", settings), data, data, films, run)
+    # Its own settings are enough to go on, as a resumed run does.
+    train(load_config(run / "config.yaml", ["schedule.epochs=2"]), data, data, films, run, resume=True)
+
+    cfg = get_cfg()
+    cfg.merge_from_file(str(run / "detectron2" / "config.yaml"), allow_unsafe=False)
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = str(run / "detectron2" / "model_final.pth"), "cpu"
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    predictor = DefaultPredictor(cfg)
+    assert len(predictor(cv2.imread(str(films / "1.png")))["instances"]) > 0
+    best = checkpoints.read(run).weights
+    theirs = predictor.model.state_dict()
+    assert set(best) == set(theirs)
+    assert all(torch.equal(best[name], theirs[name]) for name in best)
+
+
+@needs_detectron2
+@pytest.mark.parametrize(
+    ("section", "values", "error", "message"),
+    [
+        ("FPN", {"OUT_CHANNELS": 10**6}, CheckpointError, "weights do not fit the model"),
+        ("BACKBONE", {"NAME": "__import__('os').getcwd()"}, ConfigError, "No object named"),
+        ("BACKBONE", {"COMPUTED_X": 1}, ConfigError, "unknown key"),
+        ("RESNETS", {"DEPTH": "(" * 290}, ConfigError, "must be like 50"),
+    ],
+)
+def test_a_hostile_checkpoint_is_refused_before_memory_is_taken(
+    section: str, values: dict, error: type[Exception], message: str
+) -> None:
+    config = resolve(Options()).config
+    config["MODEL"][section] |= values
+    described = Description("detectron2", {"config": config}, CLASSES)
+    with pytest.raises(error, match=message):
+        checkpoints.build_model(Checkpoint(Path("best.safetensors"), described, {"w": torch.zeros(1)}, {}))

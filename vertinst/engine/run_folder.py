@@ -58,6 +58,7 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.val = path / "val"
         self.init = path / "init.json"
+        self.detectron2 = path / "detectron2"
 
     def open(self, config: Config, data: str, *, resume: bool, overwrite: bool) -> Checkpoint | None:
         """Make the folder for a new run, or find where an old one stopped.

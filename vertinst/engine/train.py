@@ -24,6 +24,7 @@ from vertinst.data.transforms import build_augment
 from vertinst.engine import checkpoint as checkpoints
 from vertinst.engine.averaging import WeightAverage
 from vertinst.engine.checkpoint import Checkpoint, Description
+from vertinst.engine.detectron2_files import write_detectron2
 from vertinst.engine.evaluate import evaluate, write_metrics
 from vertinst.engine.optim import build_optimizer, lr_factor, optimizer_tensors, restore_optimizer, set_lr
 from vertinst.engine.precision import choose_device, choose_precision, lay_out
@@ -97,7 +98,7 @@ def train(
         images: Folder of the film files.
         out: Run folder: config.yaml, best.safetensors, last.safetensors (weights and training state in one file, so
             that they always belong together), curves.csv, tensorboard/, val/; and pending.safetensors while an epoch
-            is validated.
+            is validated. Of a model of Detectron2 also detectron2/, which it opens itself.
         resume: Go on with the run in `out`.
         overwrite: Delete what `out` holds.
         listed: Told what of `init.weights` was taken, before the first step.
@@ -154,6 +155,8 @@ def train(
         trainer.start(last, listed)
         trainer.run(val_set, images)
     _predict_validation(config, folder, val_set, images, progress)
+    if getattr(plugins.load("models", config.model.name), "OPENS_IN_DETECTRON2", False):
+        write_detectron2(checkpoints.read(folder.best), folder.detectron2, overwrite=True)
     return folder.best
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vertinst.errors import ConfigError
 from vertinst.models._detectron2_names import Structure, modules
+from vertinst.models._mask_rcnn_options import Options
 
 __all__ = ["GREYS_DEVIATION", "detectron2_files"]
 
@@ -25,7 +26,7 @@ DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}
 
 
 def detectron2_files(
-    options: Any, classes: tuple[str, ...], weights: Mapping[str, Tensor]
+    options: Options, classes: tuple[str, ...], weights: Mapping[str, Tensor]
 ) -> tuple[str, dict[str, Tensor]]:
     """What Detectron2 needs to run a trained network.
 
@@ -54,12 +55,13 @@ def detectron2_files(
     return text, _tensors(options, structure, weights)
 
 
-def _tensors(options: Any, structure: Structure, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _tensors(options: Options, structure: Structure, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     names = {ours: theirs for theirs, ours in modules(options.backbone, structure).items()}
     tensors: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         module, _, leaf = name.rpartition(".")
-        if leaf == "num_batches_tracked" and _is_constant(module, options):
+        # Detectron2's constant norms count no batches.
+        if leaf == "num_batches_tracked" and options.frozen_batch_norm and module.startswith("backbone.body."):
             continue
         # Left out: the classifier of ImageNet that torchvision's ResNets carry.
         if module in names:
@@ -67,30 +69,21 @@ def _tensors(options: Any, structure: Structure, weights: Mapping[str, Tensor]) 
     return tensors
 
 
-def _is_constant(module: str, options: Any) -> bool:
-    """Whether Detectron2 makes this norm a constant one, which counts no batches."""
-    if not module.startswith("backbone.body."):
-        return False
-    stages = ("conv1", "layer1", "layer2", "layer3", "layer4")
-    stage = module.split(".")[2].replace("bn1", "conv1")
-    return bool(options.frozen_batch_norm) or stage in stages[: _freeze_at(options)]
+def _freeze_at(options: Options) -> int:
+    return 5 - options.trainable_layers
 
 
-def _freeze_at(options: Any) -> int:
-    return 5 - int(options.trainable_layers)
-
-
-def _value(name: str, tensor: Tensor, options: Any) -> Tensor:
+def _value(name: str, tensor: Tensor, options: Options) -> Tensor:
     if name == FIRST:
         scale = torch.tensor(GREYS_DEVIATION, dtype=torch.float64)[:, None, None]
         return (tensor.double() / scale).flip(1).to(tensor.dtype)
-    difference = float(options.batch_norm_eps) - EPSILON
+    difference = options.batch_norm_eps - EPSILON
     if difference and name.startswith("backbone.body.") and name.endswith("running_var"):
         return (tensor.double() + difference).to(tensor.dtype)
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
-def _config(options: Any, structure: Structure, classes: int) -> dict[str, Any]:
+def _config(options: Options, structure: Structure, classes: int) -> dict[str, Any]:
     """Every setting that the network's outputs depend on, and the numbers drawn in training."""
     return {
         "VERSION": 2,
@@ -117,7 +110,7 @@ def _config(options: Any, structure: Structure, classes: int) -> dict[str, Any]:
     }
 
 
-def _backbone(options: Any, structure: Structure) -> dict[str, Any]:
+def _backbone(options: Options, structure: Structure) -> dict[str, Any]:
     stages = ["res2", "res3", "res4", "res5"]
     shallow = options.backbone in ("resnet18", "resnet34")
     return {
@@ -137,7 +130,7 @@ def _backbone(options: Any, structure: Structure) -> dict[str, Any]:
     }
 
 
-def _proposals(options: Any) -> dict[str, Any]:
+def _proposals(options: Options) -> dict[str, Any]:
     return {
         "ANCHOR_GENERATOR": {
             "SIZES": [[side * options.image_size] for side in options.anchor_sizes],
@@ -157,7 +150,7 @@ def _proposals(options: Any) -> dict[str, Any]:
     }
 
 
-def _heads(options: Any, structure: Structure, classes: int) -> dict[str, Any]:
+def _heads(options: Options, structure: Structure, classes: int) -> dict[str, Any]:
     norm = "BN" if structure.head_norm else ""
     return {
         "ROI_HEADS": {

@@ -27,11 +27,12 @@ from vertinst.models._inputs import (
     fit_shortest,
 )
 from vertinst.models._instances import to_instances
+from vertinst.models._mask_rcnn_names import detectron2_files, recognise
 from vertinst.models._mask_rcnn_options import Options
 from vertinst.models._pasting import paste_roi_masks
 from vertinst.structures import Instances
 
-__all__ = ["MaskRCNN", "Options", "build"]
+__all__ = ["MaskRCNN", "Options", "build", "detectron2_files", "recognise"]
 
 LOSSES = ("loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg")
 

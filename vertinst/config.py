@@ -152,11 +152,11 @@ class InitConfig(Section):
     """What training starts from.
 
     Attributes:
-        weights: Path of a vertinst checkpoint or run folder, of a `.pth` of YOLACT's original implementation or of an
-            ImageNet backbone that it starts from, `demo` for the packaged small weights, or null for the model's
-            own start.
-        strict: Refuse weights of other classes or shapes; false loads what fits and says what did not. Of a `.pth`
-            what fits is taken in any case; true asks for the same backbone.
+        weights: Path of a vertinst checkpoint or run folder; of a file of Detectron2 (`.pkl`, `.pth`), torchvision or
+            YOLACT's original implementation, or of an ImageNet backbone; a name of `vertinst weights list` that was
+            fetched; `demo` for the packaged small weights; or null for the model's own start.
+        strict: Refuse weights of other classes or shapes; false loads what fits and says what did not. Of
+            files of others what fits is taken in any case; true asks for the same backbone.
     """
 
     weights: str | None = None

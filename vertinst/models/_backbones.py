@@ -109,7 +109,7 @@ class _StillBatchNorm2d(nn.BatchNorm2d):
 
 
 def _factor_and_offset(norm: FrozenBatchNorm2d | _StillBatchNorm2d) -> tuple[Tensor, Tensor]:
-    # Not kept for the next time: 53 of them take a thousandth of a step, and an average of weights changes them.
+    # Not kept for the next time: loading weights and averaging them change these in place.
     weight, bias, mean, variance = (getattr(norm, name) for name in ("weight", "bias", "running_mean", "running_var"))
     factor = weight * (variance + norm.eps).rsqrt()
     return factor, bias - mean * factor

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
+from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -136,7 +137,7 @@ def train(
     data = fingerprint(train_set)
     last = folder.open(config, data, resume=resume, overwrite=overwrite)
     with reproducible(config.seed, deterministic=config.deterministic):
-        longest = config.data.longest_side_px or int(getattr(options, "image_size", DEFAULT_LONGEST_SIDE_PX))
+        longest = config.data.longest_side_px or _longest_side_px(options)
         films = FilmDataset(
             train_set,
             images,
@@ -158,6 +159,12 @@ def train(
     if getattr(plugins.load("models", config.model.name), "OPENS_IN_DETECTRON2", False):
         write_detectron2(checkpoints.read(folder.best), folder.detectron2, overwrite=True)
     return folder.best
+
+
+def _longest_side_px(options: BaseModel) -> int:
+    """The longest side that films have inside a model: of its own name, or the size that every model has."""
+    side = getattr(options, "longest_side_px", None) or getattr(options, "image_size", None)
+    return int(side or DEFAULT_LONGEST_SIDE_PX)
 
 
 class Trainer:

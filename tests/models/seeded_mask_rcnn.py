@@ -55,6 +55,23 @@ THEIR_LOSSES = {
     "loss_objectness": "loss_rpn_cls",
     "loss_rpn_box_reg": "loss_rpn_loc",
 }
+TORCHVISION_GAINS = {
+    "bn3.weight": 0.25,
+    "downsample.1.weight": 0.8,
+    # The other norms of v2.
+    ".1.weight": 1.0,
+    "inner_blocks": 0.6,
+    "layer_blocks.0": 0.35,
+    "layer_blocks.1": 0.6,
+    "layer_blocks.2": 1.2,
+    "layer_blocks.3": 2.5,
+    "rpn.head.cls_logits": 1.8,
+    "rpn.head.bbox_pred": 0.4,
+    "fc6.weight": 0.6,
+    "fc7.weight": 1.5,
+    "cls_score.weight": 2.6,
+    "mask_fcn_logits": 2.5,
+}
 # Added to the logits: most anchors and most boxes are background.
 OBJECTNESS_BIAS = -1.0
 BACKGROUND_BIAS = 4.0
@@ -191,7 +208,16 @@ def weights(case: Case, seed: int = 0) -> dict[str, Tensor]:
     return {name: torch.from_numpy(_tensor(name, shape, gains, seed)) for name, shape in shapes(case).items()}
 
 
-def _tensor(name: str, shape: tuple[int, ...], gains: Mapping[str, float], seed: int) -> NDArray[np.float32]:
+def torchvision_weights(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, Tensor]:
+    """The same for torchvision's names."""
+    return {name: torch.from_numpy(_tensor(name, shape, TORCHVISION_GAINS, seed, 0)) for name, shape in shapes.items()}
+
+
+def _tensor(
+    name: str, shape: tuple[int, ...], gains: Mapping[str, float], seed: int, background: int = -1
+) -> NDArray[Any]:
+    if name.endswith("num_batches_tracked"):
+        return np.zeros(shape, np.int64)
     size = int(np.prod(shape))
     uniform = np.resize((_stream(seed, name).random_sample(min(size, POOL)) * 2 - 1).astype(np.float32), shape)
     gain = next((factor for part, factor in gains.items() if part in name), 1.0)
@@ -199,18 +225,18 @@ def _tensor(name: str, shape: tuple[int, ...], gains: Mapping[str, float], seed:
         return np.exp(np.float32(0.3) * uniform)
     if len(shape) > 1:
         # A transposed convolution has its inputs first, and each of its outputs gets one number from each of them.
-        inputs = (0,) if "deconv" in name else tuple(range(1, len(shape)))
+        inputs = (0,) if ("deconv" in name or "conv5_mask" in name) else tuple(range(1, len(shape)))
         uniform -= uniform.mean(axis=inputs, keepdims=True)
         count = int(np.prod([shape[axis] for axis in inputs]))
         return np.float32(gain * np.sqrt(3 / RELU_VARIANCE / count)) * uniform
-    if name.endswith("norm.weight"):
+    if name.endswith("weight"):
         return np.float32(gain) * (1 + np.float32(0.2) * uniform)
     values = np.float32(0.2) * uniform
-    if name.endswith("objectness_logits.bias"):
+    if name.endswith(("objectness_logits.bias", "cls_logits.bias")):
         values += np.float32(OBJECTNESS_BIAS)
     if name.endswith("cls_score.bias"):
-        # Background is the last class.
-        values[-1] += np.float32(BACKGROUND_BIAS)
+        # Background is Detectron2's last class, torchvision's first.
+        values[background] += np.float32(BACKGROUND_BIAS)
     return values
 
 

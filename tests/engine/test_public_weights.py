@@ -43,6 +43,7 @@ class Site:
         cut_after: Bytes of an answer after which the connection is closed; None for none.
         status: Answer with this instead.
         redirect: Send on to this address.
+        reason: What stands behind the number of the status.
         length: Content-Length to announce; None for the truth, 0 for none at all.
         chunked: Send in chunks, without a length.
         kind: Content-Type.
@@ -58,7 +59,8 @@ class Site:
     cut_after: int | None = None
     status: int | None = None
     redirect: str | None = None
-    length: int | None = None
+    reason: str | None = None
+    length: int | str | None = None
     chunked: bool = False
     kind: str = "application/octet-stream"
     encoding: str | None = None
@@ -72,7 +74,7 @@ class Site:
         self.ranged.append(int(asked[1]) if asked else None)
         time.sleep(self.pause_s)
         if self.redirect or self.status:
-            handler.send_response(self.status or 302)
+            handler.send_response(self.status or 302, self.reason)
             handler.send_header("Content-Length", "0")
             if self.redirect:
                 handler.send_header("Location", self.redirect)
@@ -287,6 +289,12 @@ def test_chunks_are_taken_and_a_cut_in_them_is_noticed(site, cache):
         ({"chunked": True, "content": CONTENT * 8}, "at most 600000 bytes, the server sent more"),
         ({"length": 0}, "does not say how long"),
         ({"encoding": "gzip"}, "packed"),
+        ({"length": -5}, "does not say how long"),
+        ({"length": "9" * 5000}, "does not say how long"),
+        ({"redirect": "https://[bad/w.pth"}, "could not be fetched: Invalid IPv6 URL"),
+        ({"redirect": f"https://{'a' * 70}.example/w.pth"}, "could not be fetched: encoding with 'idna'"),
+        ({"redirect": "http://name:secret@else.example/w.pth"}, "sent on to http://else.example/w.pth, which"),
+        ({"status": 404, "reason": "\x1b[2Jgone\tagain"}, r"answered 404 \?\[2Jgone again\n"),
     ],
 )
 def test_an_answer_other_than_the_file_is_refused_with_the_way_by_hand(site, cache, changes, message):
@@ -302,6 +310,29 @@ def test_an_answer_other_than_the_file_is_refused_with_the_way_by_hand(site, cac
     assert "vertinst weights verify net" in text
     assert "secret" not in text
     assert leftovers(cache) == []
+
+
+@pytest.mark.parametrize("version", ['"1"\r\nX-Other: 1', "\u20ac", 1])
+def test_damaged_notes_of_what_was_begun_are_no_headers(site, cache, version):
+    cache.mkdir(parents=True)
+    (cache / "weights.pth.part").write_bytes(CONTENT[:1000])
+    (cache / "weights.pth.part.json").write_text(json.dumps({"url": site.url, "version": version}))
+    assert fetch("net", manifest=entry(site.url)).path.read_bytes() == CONTENT
+    assert site.ranged == [None]
+
+
+@pytest.mark.parametrize("begun", ["weights.pth.part", "weights.pth.part.json", "weights.pth"])
+def test_what_links_lead_to_is_not_written(site, cache, tmp_path, begun):
+    cache.mkdir(parents=True)
+    (cache / "weights.pth.part").write_bytes(CONTENT[:1000])
+    (cache / "weights.pth.part.json").write_text(json.dumps({"url": site.url, "version": site.version}))
+    (cache / begun).unlink(missing_ok=True)
+    (tmp_path / "other").write_text("not ours")
+    (cache / begun).symlink_to(tmp_path / "other")
+    path = fetch("net", manifest=entry(site.url, sha256=SHA256)).path
+    assert path.read_bytes() == CONTENT
+    assert not path.is_symlink()
+    assert (tmp_path / "other").read_text() == "not ours"
 
 
 def test_more_than_was_announced_is_not_taken(site, cache):

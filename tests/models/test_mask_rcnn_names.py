@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,12 @@ def test_detectron2_s_network_is_recognised() -> None:
     found = recognise(detectron2(), "model_final_f10217.pkl")
     assert found is not None
     options, classes, weights = found
-    assert options == {"preset": "detectron2", "backbone": "resnet50", "stride_in_1x1": True}
+    assert options == {
+        "preset": "detectron2",
+        "backbone": "resnet50",
+        "stride_in_1x1": True,
+        "frozen_batch_norm": True,
+    }
     assert classes == COCO_CLASSES
     assert len(weights) == len(SHAPES)
     assert {n: tuple(weights[n].shape) for n in weights if n.startswith(("rpn", "roi_heads"))} == {
@@ -138,6 +144,17 @@ def test_norms_and_more_convolutions_are_found() -> None:
         recognise(shown(group), "gn.pkl")
 
 
+@pytest.mark.parametrize("network", [detectron2, partial(of_torchvision, maskrcnn_resnet50_fpn)])
+def test_rows_without_columns_are_no_classes(network: Callable[[], dict[str, Tensor]]) -> None:
+    # A billion rows of no columns are a file of no bytes; their names alone would take all memory.
+    layers = ("cls_score", "bbox_pred", "mask_head.predictor", "mask_fcn_logits")
+    outputs = [n for n in network() if n.startswith("roi_heads.") and n.rpartition(".")[0].endswith(layers)]
+    assert len(outputs) == 6
+    shapes = dict.fromkeys(outputs, (10**9, 0))
+    with pytest.raises(CheckpointError, match="must be of at most 10000 classes, got 999999999"):
+        recognise({**network(), **shown(shapes)}, "model.pkl")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -187,7 +204,7 @@ def test_torchvision_s_first_network_is_recognised(old: bool) -> None:
     assert ("roi_heads.mask_head.mask_fcn1.weight" in named) == old
     found = recognise(named, "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")
     assert found is not None
-    assert found[0] == {"preset": "torchvision", "backbone": "resnet50"}
+    assert found[0] == {"preset": "torchvision", "backbone": "resnet50", "stride_in_1x1": False}
     assert found[1] == COCO_CLASSES
     assert set(found[2]) == set(tensors)
 
@@ -196,7 +213,7 @@ def test_torchvision_s_second_network_is_recognised() -> None:
     tensors = of_torchvision(maskrcnn_resnet50_fpn_v2)
     found = recognise(tensors, "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth")
     assert found is not None
-    assert found[0] == {"preset": "torchvision_v2", "backbone": "resnet50"}
+    assert found[0] == {"preset": "torchvision_v2", "backbone": "resnet50", "stride_in_1x1": False}
     assert found[1] == COCO_CLASSES
     assert set(found[2]) == set(tensors)
 
@@ -225,6 +242,7 @@ def test_torchvision_s_networks_for_own_classes_keep_all_rows() -> None:
     assert found[0] == {
         "preset": "torchvision",
         "backbone": "resnet50",
+        "stride_in_1x1": False,
         "frozen_batch_norm": False,
         "batch_norm_eps": 1e-5,
     }
@@ -294,7 +312,13 @@ def test_caffe2_s_backbones_start_a_training() -> None:
     found = recognise(tensors, "R-50.pkl")
     assert found is not None
     options, classes, weights = found
-    assert (options, classes) == ({"preset": "detectron2", "backbone": "resnet50", "stride_in_1x1": True}, ())
+    assert classes == ()
+    assert options == {
+        "preset": "detectron2",
+        "backbone": "resnet50",
+        "stride_in_1x1": True,
+        "frozen_batch_norm": True,
+    }
     with torch.device("meta"):
         state = torchvision.models.resnet50().state_dict()
     wanted = {f"backbone.body.{n}" for n in state if not n.startswith("fc.") and "batches" not in n}

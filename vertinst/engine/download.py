@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 import sys
 import time
@@ -34,6 +35,9 @@ SECONDS_BETWEEN_TRIALS = 0.2
 # Left free on the disk beside the file itself.
 SPARE_BYTES = 64 * 2**20
 MB = 1_000_000
+MAX_REASON = 300
+# Of a file's size in a header.
+MAX_DIGITS = 18
 
 
 @contextmanager
@@ -115,7 +119,8 @@ def download(url: str, part: Path, *, most_bytes: int, fix: str, label: str, pro
         # Not twice: without a part nothing is gone on from.
         discard(part)
         download(url, part, most_bytes=most_bytes, fix=fix, label=label, progress=progress)
-    except (OSError, HTTPException) as error:
+    # ValueError: addresses and numbers that a server makes up.
+    except (OSError, HTTPException, ValueError) as error:
         kept, _ = _begun(part, url)
         again = f"{kept} bytes are kept: run it again to go on from there. " if kept else ""
         raise DownloadError(_reason(error), where=url, fix=again + fix) from error
@@ -142,12 +147,17 @@ def _open(request: Request) -> Any:
 def _reason(error: Exception) -> str:
     """Why nothing, or not all, came."""
     if isinstance(error, HTTPError):
-        return f"could not be fetched: the server answered {error.code} {error.reason}".rstrip()
+        return f"could not be fetched: the server answered {error.code} {_plain(error.reason)}".rstrip()
     cause = error.reason if isinstance(error, URLError) else error
     if isinstance(cause, TimeoutError):
         return f"could not be fetched: no answer for {TIMEOUT_S:.0f} s"
     text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-    return f"could not be fetched: {text}"
+    return f"could not be fetched: {_plain(text)}"
+
+
+def _plain(text: str) -> str:
+    """What a server says, on one line and without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))[:MAX_REASON]
 
 
 def discard(part: Path) -> None:
@@ -162,15 +172,18 @@ def _notes(part: Path) -> Path:
 
 def _begun(part: Path, url: str) -> tuple[int, dict[str, str]]:
     """Bytes that are there already, and the request's headers that ask for the rest of the same file."""
-    size = part.stat().st_size if part.is_file() else 0
+    # What a link leads to is not ours to write to.
+    size = part.stat().st_size if part.is_file() and not part.is_symlink() else 0
     try:
         notes = files.read_json(_notes(part)) if size else {}
     except VertinstError:
         notes = {}
-    if not isinstance(notes, dict) or notes.get("url") != url or not isinstance(notes.get("version"), str):
+    version = notes.get("version") if isinstance(notes, dict) and notes.get("url") == url else None
+    # Others are no values of a header.
+    if not isinstance(version, str) or not (version.isascii() and version.isprintable()):
         discard(part)
         return 0, {}
-    return size, {"Range": f"bytes={size}-", "If-Range": notes["version"]}
+    return size, {"Range": f"bytes={size}-", "If-Range": version}
 
 
 def _note(part: Path, url: str, headers: Mapping[str, str]) -> None:
@@ -190,16 +203,21 @@ def _answer(response: Any, have: int) -> tuple[int, int | None]:
         raise _RefusedError("the server sent the file packed, which was not asked for")
     if response.status == 206 and have:
         span, _, total = headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-        if span.partition("-")[0] != str(have) or not total.isdecimal():
+        size = _number(total)
+        if span.partition("-")[0] != str(have) or size is None:
             raise _OtherFileError
-        return have, int(total)
+        return have, size
     if response.status != 200:
         raise _RefusedError(f"the server answered {response.status}")
-    length = headers.get("Content-Length")
-    if length is None and headers.get("Transfer-Encoding", "").lower() != "chunked":
+    total = _number(headers.get("Content-Length", ""))
+    if total is None and headers.get("Transfer-Encoding", "").lower() != "chunked":
         # Where such an answer is cut, nobody can tell.
         raise _RefusedError("the server does not say how long the file is")
-    return 0, int(length) if length is not None and length.isdecimal() else None
+    return 0, total
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else None
 
 
 def _check_size(total: int | None, start: int, most_bytes: int, part: Path) -> None:
@@ -247,5 +265,5 @@ def _writing(part: Path) -> Iterator[None]:
 
 
 def _without_query(url: str) -> str:
-    # Addresses of content servers carry keys behind the question mark.
-    return url.partition("?")[0]
+    # Addresses of content servers carry keys behind the question mark, or a password before the host.
+    return re.sub("//[^/]*@", "//", url.partition("?")[0])

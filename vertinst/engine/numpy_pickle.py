@@ -289,6 +289,6 @@ def _kind(kind: Any) -> str:
     name: str = expect(kind, str)
     if name not in KINDS:
         raise PickleRefusedError(
-            f"it holds arrays of {ascii(name)[1:-1][:20]}; read are {', '.join(sorted(KINDS))}, and never objects"
+            f"it holds arrays of {ascii(name[:20])[1:-1]}; read are {', '.join(sorted(KINDS))}, and never objects"
         )
     return name

@@ -173,7 +173,7 @@ class Machine:
         """Put a name of Python on the stack, if it is known; it is not imported."""
         path = argument.replace(" ", ".")
         if path not in self.KNOWN:
-            raise PickleRefusedError(f"it asks for {ascii(path)[1:-1][:80]}, which is code and was not run")
+            raise PickleRefusedError(f"it asks for {ascii(path[:80])[1:-1]}, which is code and was not run")
         self.stack.append(Name(path))
 
     def tuple_of(self, count: int) -> None:

@@ -39,6 +39,8 @@ OTHERS = {
 COCO_ROWS = 91
 COCO_GAPS = frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 ANCHORS = 3
+# LVIS has 1203. Tensors without columns can have any number of rows in a file of few bytes.
+MAX_CLASSES = 10_000
 V1, V2 = Structure(), Structure(fpn_norm=True, rpn_convs=2, box_head_convs=4, head_norm=True)
 FIRST = "backbone.body.conv1.weight"
 
@@ -59,9 +61,9 @@ def recognise(tensors: Mapping[str, Tensor], file_name: str) -> Found | None:
         file_name: For messages.
 
     Returns:
-        `Options` that differ from the preset's defaults; names of the classes, COCO's for 80, else `class 1`,
-        `class 2` ..., none for a backbone alone; and the weights by our names, the background last and without a box
-        or a mask. None for any other network.
+        `Options` that differ from the preset's defaults or that a training must share; names of the classes, COCO's
+        for 80, else `class 1`, `class 2` ..., none for a backbone alone; and the weights by our names, the background
+        last and without a box or a mask. None for any other network.
 
     Raises:
         CheckpointError: It is one of Detectron2's or torchvision's detectors, but not one that this model can be.
@@ -105,14 +107,13 @@ def _detectron2(tensors: Mapping[str, Tensor], file_name: str) -> Found:
 
 
 def _options_of_detectron2(backbone: str, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    options: dict[str, Any] = {
+    counted = any(n.startswith("backbone.body.") and n.endswith("num_batches_tracked") for n in weights)
+    return {
         "preset": "detectron2",
         "backbone": backbone,
         "stride_in_1x1": backbone not in ("resnet18", "resnet34"),
+        "frozen_batch_norm": not counted,
     }
-    if any(n.startswith("backbone.body.") and n.endswith("num_batches_tracked") for n in weights):
-        options["frozen_batch_norm"] = False
-    return options
 
 
 def _structure_of_detectron2(tensors: Mapping[str, Tensor], file_name: str) -> Structure:
@@ -145,7 +146,11 @@ def _torchvision(tensors: Mapping[str, Tensor], file_name: str) -> Found:
     if (boxes, masks) != (4 * scores, scores):
         raise _unreadable(f"boxes and masks for each of {scores} classes", "another number", file_name)
     v2 = structure.fpn_norm
-    options: dict[str, Any] = {"preset": "torchvision_v2" if v2 else "torchvision", "backbone": backbone}
+    options: dict[str, Any] = {
+        "preset": "torchvision_v2" if v2 else "torchvision",
+        "backbone": backbone,
+        "stride_in_1x1": False,
+    }
     if not v2 and any(name.endswith("num_batches_tracked") for name in body):
         options |= {"frozen_batch_norm": False, "batch_norm_eps": 1e-5}
     kept = [row for row in range(1, scores) if scores != COCO_ROWS or row not in COCO_GAPS]
@@ -260,6 +265,8 @@ def _outputs(weights: Mapping[str, Tensor], file_name: str) -> tuple[int, int, i
     biases = [_rows(weights, f"{n}.bias", file_name) for n in (*names, f"{HEADS}mask_predictor.mask_fcn_logits")]
     if rows != biases or rows[0] != ANCHORS or rows[1] < 2:
         raise _unreadable(f"{ANCHORS} anchors in a cell and at least one class", "others", file_name)
+    if rows[1] > MAX_CLASSES:
+        raise _unreadable(f"at most {MAX_CLASSES} classes", f"{rows[1] - 1}", file_name)
     return rows[1], rows[2], rows[3]
 
 

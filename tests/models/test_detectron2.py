@@ -163,12 +163,17 @@ def test_bases_elsewhere_are_refused(tmp_path: Path, zoo: Path, base: str) -> No
         ("- a\n", "must be a mapping of keys, got list"),
         ("_BASE_: mine.yaml\n", "at most 10 bases"),
         ("MODEL: [\n", "must be plain YAML"),
+        ("MODEL: !!bool x\n", r"must be plain YAML \(KeyError\)"),
+        ("MODEL: !!timestamp x\n", r"must be plain YAML \(AttributeError\)"),
+        ("a: &a {x: 1}\nMODEL: {<<: [*a, *a]}\n", r"must be plain YAML \(an alias"),
+        ("_BASE_: [below.yaml, below.yaml, mine.yaml]\n", "at most 10 bases in all"),
     ],
 )
 def test_a_file_that_is_more_or_less_than_plain_yaml_is_refused(
     tmp_path: Path, zoo: Path, text: str, message: str
 ) -> None:
     name = config_file(tmp_path, text.replace("{0}", str(tmp_path / "hacked")))
+    (Path(name).parent / "below.yaml").write_text("MODEL: {MASK_ON: true}\n")
     with pytest.raises(ConfigError, match=message):
         read_config(name, zoo)
     assert not (tmp_path / "hacked").exists()
@@ -216,7 +221,7 @@ def endless() -> dict:
     [
         ({"MODEL": {"FPN": {"OUT_CHANNELS": 10**12}}}, r"OUT_CHANNELS is out of all proportion"),
         ({"MODEL": {"ROI_MASK_HEAD": {"NUM_CONV": 10**6}}}, "Numbers up to 64"),
-        ({"MODEL": {"A": [[1] * 3000]}}, "out of all proportion"),
+        ({"MODEL": {"A": [[1] * 300]}}, "out of all proportion"),
         ({"MODEL": {"A": "x" * 1000}}, "out of all proportion"),
         ({"MODEL": {"A": float("nan")}}, "out of all proportion"),
         ({"MODEL": {str(i): 1 for i in range(3000)}}, "at most 2000 values"),
@@ -519,6 +524,9 @@ def test_a_run_ends_with_files_that_detectron2_opens(tmp_path: Path, draw: Calla
         ("BACKBONE", {"NAME": "__import__('os').getcwd()"}, ConfigError, "No object named"),
         ("BACKBONE", {"COMPUTED_X": 1}, ConfigError, "unknown key"),
         ("RESNETS", {"DEPTH": "(" * 290}, ConfigError, "must be like 50"),
+        ("RESNETS", {"DEPTH": "1000000000"}, ConfigError, "Numbers up to 1000000"),
+        ("ROI_BOX_HEAD", {"NUM_FC": "1000"}, ConfigError, "Numbers up to 64"),
+        ("RESNETS", {"RES2_OUT_CHANNELS": -5}, ConfigError, "cannot make a network of these settings"),
     ],
 )
 def test_a_hostile_checkpoint_is_refused_before_memory_is_taken(

@@ -41,6 +41,8 @@ INSTALL = (
 SEPARATOR = "."
 # Of a stranger's checkpoint: beyond these nobody's network lies, and building it would take hours or all memory.
 MAX_VALUES, MAX_DEPTH, MAX_TEXT, MAX_NUMBER, MAX_REPEATS = 2000, 12, 300, 1_000_000, 64
+# Parts of one value: a layer is made of each, or an anchor of every two.
+MAX_PARTS = 200
 REPEATS = ("NUM_CONV", "NUM_FC", "SUBDIVISION_STEPS")
 
 # The part of Detectron2's settings that its networks are made of; films, optimiser and schedule are vertinst's own.
@@ -65,7 +67,7 @@ REFUSALS = (
     AssertionError,
     AttributeError,
     LookupError,
-    NotImplementedError,
+    RuntimeError,
     TypeError,
     ValueError,
 )
@@ -238,7 +240,7 @@ def _check_size(key: str, value: Any) -> None:
         seen += 1
         todo.extend(part if isinstance(part, list | tuple) else ())
         number = isinstance(part, int | float) and not -limit <= part <= limit
-        if number or seen > MAX_VALUES or (isinstance(part, str) and len(part) > MAX_TEXT):
+        if number or seen > MAX_PARTS or (isinstance(part, str) and len(part) > MAX_TEXT):
             raise ConfigError(
                 f"{key} is out of all proportion", where="model.config", fix=f"Numbers up to {limit} are taken."
             )
@@ -288,6 +290,10 @@ def _merge(values: Mapping[str, Any]) -> Any:
         if key.endswith(".NORM") and "SyncBN" in str(value):
             # One process has nobody to be in step with, and on processors torch refuses to.
             cfg.merge_from_list([key, "BN"])
+    for key, value in _flat(cfg):
+        # Again: Detectron2 makes numbers and lists of texts.
+        if key in values:
+            _check_size(key, value)
     return cfg
 
 

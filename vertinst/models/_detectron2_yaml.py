@@ -21,6 +21,18 @@ __all__ = ["read_config"]
 BASE = "_BASE_"
 MAX_BASES = 10
 MAX_BYTES = 1_000_000
+# What PyYAML ends in where a text is not what its tag says.
+DAMAGED = (ValueError, LookupError, AttributeError, ArithmeticError)
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML without aliases, by which a few bytes can say what no memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="an alias, written with *")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
 
 
 def read_config(name: str, zoo: Path) -> dict[str, Any]:
@@ -45,7 +57,7 @@ def read_config(name: str, zoo: Path) -> dict[str, Any]:
     path = Path(name)
     if not path.is_file():
         path = _in_zoo(name, zoo)
-    return _read(path, path.parent, zoo, MAX_BASES)
+    return _read(path, path.parent, zoo, [])
 
 
 def _in_zoo(name: str, zoo: Path) -> Path:
@@ -63,14 +75,16 @@ def _in_zoo(name: str, zoo: Path) -> Path:
     )
 
 
-def _read(path: Path, folder: Path, zoo: Path, left: int) -> dict[str, Any]:
-    if not left:
-        raise ConfigError(f"must have at most {MAX_BASES} bases one below the other", where=path, fix=f"Check {BASE}.")
+def _read(path: Path, folder: Path, zoo: Path, read: list[Path]) -> dict[str, Any]:
+    # All of them count, not only those one below the other: each can have many.
+    if len(read) > MAX_BASES:
+        raise ConfigError(f"must have at most {MAX_BASES} bases in all", where=path, fix=f"Check {BASE}.")
+    read.append(path)
     content = _load(path)
     bases = content.pop(BASE, [])
     merged: dict[str, Any] = {}
     for base in bases if isinstance(bases, list) else [bases]:
-        merged = _over(merged, _read(_find_base(str(base), path, folder, zoo), folder, zoo, left - 1))
+        merged = _over(merged, _read(_find_base(str(base), path, folder, zoo), folder, zoo, read))
     return _over(merged, content)
 
 
@@ -78,13 +92,13 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ConfigError(f"must be at most {MAX_BYTES} bytes", where=path, fix="Is this a config?")
-        content = yaml.safe_load(path.read_text("utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+        content = yaml.load(path.read_text("utf-8-sig"), _Loader)
+    except (OSError, yaml.YAMLError, RecursionError, *DAMAGED) as error:
         problem = getattr(error, "problem", None) or type(error).__name__
         raise ConfigError(
             f"must be plain YAML ({problem})",
             where=path,
-            fix="Tags such as !!python run code and are refused: write values out.",
+            fix="Tags such as !!python run code and are refused, as aliases are: write values out.",
         ) from error
     if not isinstance(content, dict):
         raise ConfigError(f"must be a mapping of keys, got {type(content).__name__}", where=path)

@@ -12,9 +12,9 @@ import vertinst
 from vertinst import plugins
 from vertinst.engine import checkpoint as checkpoints
 from vertinst.engine.checkpoint import Checkpoint, Description
-from vertinst.engine.start import start_from
+from vertinst.engine.start import check_start, remarks, start_from
 from vertinst.errors import CheckpointError
-from vertinst.models import yolact
+from vertinst.models import mask_rcnn, yolact
 from vertinst.models.yolact import Options
 
 SMALL = {"image_size": 64, "channels": 8, "prototypes": 4}
@@ -147,3 +147,49 @@ def test_a_network_with_a_part_missing_is_refused(weights: Path, tmp_path: Path)
     torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in tensors.items()}}, path)
     with pytest.raises(CheckpointError, match=r"do not fit the model: fpn\.pred_layers\.1\.bias is missing"):
         vertinst.load_model(path)
+
+
+def of_others(preset: str, classes: int = 3, **options: Any) -> Checkpoint:
+    """A checkpoint without tensors, as recognised from a file of Detectron2 or torchvision."""
+    names = tuple(f"class {i + 1}" for i in range(classes))
+    return Checkpoint(
+        Path("theirs.pth"), Description("mask_rcnn", {"preset": preset, **options}, names), {}, {}, foreign=True
+    )
+
+
+def test_all_that_a_training_must_share_with_weights_of_others_is_said_at_once() -> None:
+    # As mask_rcnn_R_50_FPN_3x is recognised: its norms have no statistics from which learning could go on.
+    theirs = of_others("detectron2", backbone="resnet50", stride_in_1x1=True, frozen_batch_norm=True)
+    with pytest.raises(
+        CheckpointError,
+        match=r"have stride_in_1x1 False, got True; frozen_batch_norm False, got True(.|\n)*"
+        r"--set model\.stride_in_1x1=True --set model\.frozen_batch_norm=True",
+    ):
+        check_start(theirs, "mask_rcnn", mask_rcnn.Options(), OURS, strict=True)
+    check_start(theirs, "mask_rcnn", mask_rcnn.Options(preset="detectron2"), OURS, strict=True)
+    check_start(theirs, "mask_rcnn", mask_rcnn.Options(), OURS, strict=False)
+    # Norms that were learnt can be held.
+    learnt = of_others("detectron2", frozen_batch_norm=False)
+    check_start(learnt, "mask_rcnn", mask_rcnn.Options(frozen_batch_norm=True), OURS, strict=True)
+
+
+def test_torchvision_s_stride_is_asked_for(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        network = torchvision.models.detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    state = {name: torch.zeros(()).expand(tensor.shape) for name, tensor in network.state_dict().items()}
+    options, classes, _ = mask_rcnn.recognise(state, "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")
+    theirs = Checkpoint(tmp_path, Description("mask_rcnn", options, classes), {}, {}, foreign=True)
+    with pytest.raises(CheckpointError, match=r"stride_in_1x1 True, got False(.|\n)*model\.stride_in_1x1=False"):
+        check_start(theirs, "mask_rcnn", mask_rcnn.Options(preset="detectron2"), OURS, strict=True)
+
+
+def test_what_else_differs_is_told() -> None:
+    assert remarks(of_others("detectron2", classes=80), mask_rcnn.Options(), OURS) == []
+    (order,) = remarks(of_others("detectron2"), mask_rcnn.Options(), OURS)
+    assert "in this order: class 1 for lumbar, class 2 for sacral, class 3 for cage." in order
+    (rules,) = remarks(of_others("torchvision", classes=80), mask_rcnn.Options(), OURS)
+    assert "conventions of torchvision, not of detectron2" in rules
+    assert "--set model.conventions=torchvision" in rules
+    assert remarks(of_others("torchvision", classes=80), mask_rcnn.Options(preset="torchvision"), OURS) == []
+    alone = Checkpoint(Path("R-50.pkl"), Description("mask_rcnn", {"preset": "detectron2"}, ()), {}, {}, foreign=True)
+    assert remarks(alone, mask_rcnn.Options(conventions="torchvision"), OURS) == []

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import BaseModel
 from torch import nn
 
+from vertinst import plugins
 from vertinst.engine import checkpoint as checkpoints
 from vertinst.engine.checkpoint import Checkpoint
 from vertinst.engine.taken import Taken
 from vertinst.errors import CheckpointError
 
-__all__ = ["check_classes", "check_start", "start_from"]
+__all__ = ["check_classes", "check_start", "remarks", "start_from"]
 
 # Options without which foreign weights mean nothing, even where shapes happen to fit.
-ESSENTIAL_OPTIONS = ("backbone", "deformable_interval", "stride_in_1x1")
+ESSENTIAL_OPTIONS = ("backbone", "deformable_interval", "stride_in_1x1", "frozen_batch_norm")
+# What of foreign weights may differ from the training's: ordinary weights are a start for deformable convolutions,
+# whose shifts begin at none, and batch norm that was learnt can be held. Norms that were constant cannot be learnt
+# again: Caffe2's and Detectron2's have factors that already contain the statistics.
+HARMLESS = (("deformable_interval", 0), ("frozen_batch_norm", False))
 
 
 def start_from(
@@ -66,16 +74,49 @@ def check_start(
             where=checkpoint.path,
             fix=f"Train that: --set model.name={found.model}.",
         )
-    for option in ESSENTIAL_OPTIONS if strict else ():
-        wanted, got = getattr(options, option, None), found.options.get(option)
-        # Ordinary weights are a start for deformable convolutions, whose shifts begin at none.
-        if got is not None and got != wanted and not (option == "deformable_interval" and got == 0):
-            raise CheckpointError(
-                f"weights must have {option} {wanted}, got {got}",
-                where=checkpoint.path,
-                fix=f"Train that: --set model.{option}={got}. "
-                "With --set init.strict=false all is taken that has the same shape.",
-            )
+    wrong = _mismatches(found.options, options) if strict else {}
+    if wrong:
+        raise CheckpointError(
+            "weights must have " + "; ".join(f"{o} {getattr(options, o, None)}, got {got}" for o, got in wrong.items()),
+            where=checkpoint.path,
+            fix=f"Train that: {' '.join(f'--set model.{option}={got}' for option, got in wrong.items())}. "
+            "With --set init.strict=false all is taken that has the same shape.",
+        )
+
+
+def _mismatches(found: Mapping[str, Any], options: BaseModel) -> dict[str, Any]:
+    """Essential options that weights have and the training has not, as the weights have them."""
+    known = {option: found[option] for option in ESSENTIAL_OPTIONS if found.get(option) is not None}
+    return {o: got for o, got in known.items() if got != getattr(options, o, None) and (o, got) not in HARMLESS}
+
+
+def remarks(checkpoint: Checkpoint, options: BaseModel, classes: tuple[str, ...]) -> list[str]:
+    """What a user should know of a start that is allowed: sentences, mostly none.
+
+    Args:
+        checkpoint: One that `check_start` has not refused.
+        options: Of the model to be trained.
+        classes: Its classes.
+    """
+    found = checkpoint.description
+    if not checkpoint.foreign or not found.classes:
+        return []
+    texts = []
+    shown = {name: found.options[name] for name in ("preset", "conventions") if name in found.options}
+    original = plugins.load("models", found.model).Options.model_validate(shown)
+    published, wanted = (getattr(part, "conventions", None) for part in (original, options))
+    if published != wanted:
+        texts.append(
+            f"{checkpoint.path.name} was trained with the conventions of {published}, not of {wanted}: features of "
+            f"boxes lie half a cell off at first. --set model.conventions={published} keeps its own."
+        )
+    if len(found.classes) == len(classes) and found.classes != classes:
+        pairs = ", ".join(f"{name} for {own}" for name, own in zip(found.classes, classes, strict=True))
+        texts.append(
+            f"{checkpoint.path.name} has as many classes as this training: what it learnt of them is taken over in "
+            f"this order: {pairs}."
+        )
+    return texts
 
 
 def check_classes(checkpoint: Checkpoint, classes: tuple[str, ...]) -> None:

@@ -32,7 +32,7 @@ from vertinst.engine.precision import choose_device, choose_precision, lay_out
 from vertinst.engine.predict import Predictor, load_model, predict_films
 from vertinst.engine.run_folder import WAIT_COLUMN, Curves, RunFolder, fingerprint
 from vertinst.engine.seeding import reproducible, seed_everything
-from vertinst.engine.start import check_start, start_from
+from vertinst.engine.start import check_start, remarks, start_from
 from vertinst.engine.taken import Taken
 from vertinst.engine.validate import summary_numbers, validate
 from vertinst.errors import CheckpointError, DataError, NonFiniteLossError, VertinstError
@@ -103,7 +103,8 @@ def train(
         resume: Go on with the run in `out`.
         overwrite: Delete what `out` holds.
         listed: Told what of `init.weights` was taken, before the first step.
-        noted: Told with `data.repeat_threshold` which films are shown how often, before the first step.
+        noted: Told what is to know of `init.weights` of others, and with `data.repeat_threshold` which films are shown
+            how often, before the first step.
         progress: Told after each step.
 
     Returns:
@@ -125,6 +126,8 @@ def train(
         # Reading the films may take minutes, after which nobody waits for a mistake in a file's name.
         weights = checkpoints.read(config.init.weights, model=config.model.name)
         check_start(weights, config.model.name, options, config.classes, strict=config.init.strict)
+        for remark in remarks(weights, options, config.classes):
+            noted(remark)
         del weights
     for dataset in (train_set, val_set):
         check_films(dataset, images, config.classes)

@@ -106,15 +106,16 @@ class Case(NamedTuple):
 
 _NARROW = {"classes": 5, "channels": 32, "box_width": 64, "mask_convs": 2, "most": 30, "rois": 64}
 CASES = {
-    "R50": Case(50, films=((1100, 840), (640, 1400)), trained=((800, 640), (640, 768))),
-    "R101": Case(101, films=((1100, 840), (640, 1400)), trained=((800, 640), (640, 768))),
+    "R50": Case(50, films=((1100, 840), (640, 1400)), trained=((800, 832), (864, 800))),
+    "R101": Case(101, films=((1100, 840), (640, 1400)), trained=((800, 832), (864, 800))),
     "small50": Case(
         50,
         shortest=160,
         longest=240,
         anchors_px=(15, 32, 50, 100, 150),
-        proposals_train=(300, 200),
-        proposals_test=(150, 120),
+        # Few enough before suppression that this limits what is left after it.
+        proposals_train=(100, 200),
+        proposals_test=(60, 120),
         films=((200, 280), (150, 300)),
         trained=((160, 192), (176, 160)),
         **_NARROW,

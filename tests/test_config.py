@@ -116,6 +116,11 @@ def test_message_names_the_file_and_the_overridden_keys(tmp_path: Path) -> None:
         ("seed: 1\nseed: 2\n", "line 2, column 1: key 'seed' given twice"),
         ("- a\n", "must be a mapping of keys, got list"),
         ("seed: !!python/object/apply:os.system ['touch hacked']\n", "is not valid YAML.*python/object"),
+        ("seed: !!bool x\n", "is not valid YAML: 'x'"),
+        ("seed: !!timestamp x\n", "is not valid YAML: 'NoneType'"),
+        ("seed: %s\n" % ("9" * 5000), "is not valid YAML: Exceeds the limit"),
+        ("? [a]\n: 1\n", "is not valid YAML: unhashable"),
+        ("seed: " + "[" * 900 + "\n", "is not valid YAML: maximum recursion"),
     ],
 )
 def test_a_broken_file_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:

@@ -17,6 +17,8 @@ __all__ = ["check_settings", "differences", "packaged_configs", "read_settings"]
 
 M = TypeVar("M", bound=BaseModel)
 MAX_CONFIG_BYTES = 1_000_000
+# What PyYAML ends in where a text is not what its tag says, or keys are no texts.
+DAMAGED = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError)
 
 
 def read_settings(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
@@ -120,10 +122,10 @@ def _parse(text: str, source: str) -> Any:
     try:
         # A subclass of SafeLoader builds plain containers, numbers and text, nothing else.
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, *DAMAGED) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
+        problem = getattr(error, "problem", None) or str(error) or type(error).__name__
         raise ConfigError(f"is not valid YAML: {place}{problem}", where=source, fix="Repair that line.") from error
 
 

@@ -17,6 +17,8 @@ Preprocessing = Literal["radiograph", "detectron2", "torchvision"]
 # Sides of the square anchors on P2..P6 that all published networks use, whatever the size of the image.
 ANCHORS_PX = (32, 64, 128, 256, 512)
 PUBLISHED_SIZE, PUBLISHED_MAX_SIZE = 800, 1333
+# Options come with strangers' weights too: time grows with the square of the candidates, memory with the proposals.
+MOST_CANDIDATES, MOST_PROPOSALS = 20_000, 10_000
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -88,14 +90,14 @@ class Options(BaseModel, extra="forbid"):
     fpn_norm: bool = False
     rpn_convs: int = Field(1, ge=1, le=4)
     anchor_sizes: tuple[Positive, Positive, Positive, Positive, Positive] = (0.04, 0.08, 0.16, 0.32, 0.64)
-    aspect_ratios: tuple[Positive, ...] = Field((2.0, 1.0, 0.5), min_length=1)
-    rpn_candidates_train: int = Field(2000, ge=1)
-    rpn_candidates_test: int = Field(1000, ge=1)
-    rpn_proposals_train: int = Field(1000, ge=1)
-    rpn_proposals_test: int = Field(1000, ge=1)
+    aspect_ratios: tuple[Positive, ...] = Field((2.0, 1.0, 0.5), min_length=1, max_length=16)
+    rpn_candidates_train: int = Field(2000, ge=1, le=MOST_CANDIDATES)
+    rpn_candidates_test: int = Field(1000, ge=1, le=MOST_CANDIDATES)
+    rpn_proposals_train: int = Field(1000, ge=1, le=MOST_PROPOSALS)
+    rpn_proposals_test: int = Field(1000, ge=1, le=MOST_PROPOSALS)
     rpn_nms_iou_threshold: Fraction = 0.7
-    rpn_anchors_per_image: int = Field(256, ge=2)
-    rois_per_image: int = Field(256, ge=4)
+    rpn_anchors_per_image: int = Field(256, ge=2, le=MOST_PROPOSALS)
+    rois_per_image: int = Field(256, ge=4, le=MOST_PROPOSALS)
     box_head_convs: int = Field(0, ge=0, le=8)
     box_head_width: int = Field(1024, ge=8, le=4096)
     mask_head_convs: int = Field(4, ge=1, le=8)
@@ -106,7 +108,7 @@ class Options(BaseModel, extra="forbid"):
     mask_loss_weight: Weight = 1.0
     score_threshold: Fraction = 0.05
     nms_iou_threshold: Fraction = 0.5
-    max_detections: int = Field(100, ge=1)
+    max_detections: int = Field(100, ge=1, le=MOST_PROPOSALS)
 
     @model_validator(mode="before")
     @classmethod

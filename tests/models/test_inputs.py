@@ -34,6 +34,13 @@ def test_longest_side_is_kept_and_boxes_and_masks_follow(draw: Callable) -> None
     assert target["masks"].shape == (4, 300, 100)
 
 
+def test_masks_that_have_the_size_already_take_no_more_memory(draw: Callable) -> None:
+    image, target = draw(64, 40)
+    _, resized = FilmTransform(LONGEST_64).resize(image, target)
+    assert resized is not None
+    assert resized["masks"] is target["masks"]
+
+
 @pytest.mark.parametrize("size", [(5, 3), (1, 700), (33, 31)])
 def test_any_size_of_film_fits(size: tuple[int, int]) -> None:
     batch, _ = FilmTransform(LONGEST_64)([torch.rand(3, *size)])

@@ -1,6 +1,7 @@
 """Matching, drawing, losses and detection of Mask R-CNN on numbers that can be worked out by hand."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -133,6 +134,18 @@ def test_box_losses_are_of_the_own_class() -> None:
     assert float(box) == pytest.approx(1.0 / 2)
 
 
+def test_box_losses_find_the_truths_of_each_film() -> None:
+    films = [
+        heads.Drawn(BOXES, torch.tensor([0, 3]), torch.tensor([1, 0])),
+        heads.Drawn(BOXES, torch.tensor([3, 3]), torch.tensor([0, 0])),
+        heads.Drawn(BOXES, torch.tensor([3, 2]), torch.tensor([0, 0])),
+    ]
+    truths = [torch.tensor([[5.0, 5, 6, 6], [1, 0, 11, 10]]), torch.zeros(0, 4), torch.tensor([[20.0, 20, 40, 31]])]
+    _, box = heads.box_losses(torch.zeros(6, 4), torch.zeros(6, 12), films, truths, OURS)
+    # A shift of a tenth at ten times the weight; half a pixel down and a side of 11 for 10.
+    assert float(box) == pytest.approx((1.0 + 10 * 0.05 + 5 * math.log(1.1)) / 6, rel=1e-5)
+
+
 def test_mask_targets_are_what_covers_half_a_cell() -> None:
     masks = torch.zeros(2, 20, 20)
     masks[1, :, 10:] = 1
@@ -143,6 +156,28 @@ def test_mask_targets_are_what_covers_half_a_cell() -> None:
     assert heads.mask_targets(masks, boxes[:0], torch.zeros(0, dtype=torch.int64), 4, OURS).shape == (0, 4, 4)
     shares = heads.mask_targets(masks, boxes, torch.tensor([1, 1]), 4, TORCHVISION)
     assert ((shares > 0) & (shares < 1)).any()
+
+
+def test_mask_targets_of_many_objects_are_those_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    masks = (torch.rand(7, 24, 20) > 0.5).to(torch.uint8)
+    boxes = torch.rand(30, 4) * 8 + torch.tensor([0.0, 0, 10, 12])
+    truth = torch.randint(7, (30,))
+    alone = [
+        heads.mask_targets(masks[of, None], box[None], torch.zeros(1), 5, TORCHVISION)
+        for box, of in zip(boxes, truth, strict=True)
+    ]
+    held = []
+    cut = heads.roi_align
+
+    def record(part: torch.Tensor, *rest: Any, **how: Any) -> torch.Tensor:
+        held.append(len(part))
+        return cut(part, *rest, **how)
+
+    monkeypatch.setattr(heads, "roi_align", record)
+    monkeypatch.setattr(heads, "MASKS_AT_ONCE", 3)
+    assert torch.equal(heads.mask_targets(masks, boxes, truth, 5, TORCHVISION), torch.cat(alone))
+    assert held == [3, 3, 1]
 
 
 def test_masks_without_objects_cost_nothing() -> None:

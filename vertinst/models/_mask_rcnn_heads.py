@@ -6,6 +6,7 @@ Classes count from 0 here and the background comes last, as in Detectron2.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,8 @@ __all__ = ["Drawn", "Found", "RoIHeads", "box_losses", "detect", "draw_proposals
 BOX_POOL, MASK_POOL = 7, 14
 POSITIVE_IOU, POSITIVE_SHARE = 0.5, 0.25
 TORCHVISION_SAMPLES = 2
+# Masks that are held as floats while targets are cut from them: 4 MiB each at 1000 px.
+MASKS_AT_ONCE = 16
 TORCHVISION_SMALLEST_PX = 1e-2
 
 CODER = detection.BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
@@ -139,10 +142,11 @@ def box_losses(
     """
     labels = torch.cat([film.labels for film in drawn])
     classes = logits.shape[1] - 1
-    objects = [film.labels < classes for film in drawn]
-    positive = torch.cat(objects)
-    boxes = torch.cat([film.boxes[of] for film, of in zip(drawn, objects, strict=True)])
-    wanted = torch.cat([b[film.truth[of]] for film, of, b in zip(drawn, objects, truths, strict=True)])
+    positive = (labels < classes).nonzero()[:, 0]
+    boxes = torch.cat([film.boxes for film in drawn])[positive]
+    before = accumulate((len(film) for film in truths[:-1]), initial=0)
+    truth = torch.cat([film.truth + first for film, first in zip(drawn, before, strict=True)])[positive]
+    wanted = torch.cat(list(truths))[truth]
     own = deltas.reshape(len(deltas), classes, 4)[positive, labels[positive]]
     beta = TORCHVISION_BETA if options.conventions == "torchvision" else 0.0
     box = F.smooth_l1_loss(own, CODER.encode_single(wanted, boxes), beta=beta, reduction="sum") / max(len(labels), 1)
@@ -155,7 +159,7 @@ def mask_targets(masks: Tensor, boxes: Tensor, truth: Tensor, side: int, options
     """What is wanted of the masks inside boxes of one film.
 
     Args:
-        masks: (N, h, w) float 0..1 of the truths, of the batch's scale.
+        masks: (N, h, w) of the truths, of the batch's scale: float 0..1, bool or uint8.
         boxes: (R, 4) xyxy px.
         truth: (R,) which mask is meant.
         side: m.
@@ -165,12 +169,13 @@ def mask_targets(masks: Tensor, boxes: Tensor, truth: Tensor, side: int, options
         (R, m, m) float: with Detectron2's conventions 0 or 1, what covers half of a cell or more; with torchvision's
         the share that is covered, half a pixel off as its features are.
     """
-    if not len(boxes):
-        return masks.new_zeros((0, side, side))
-    rois = torch.cat((truth[:, None].to(boxes), boxes), dim=1)
     aligned = options.conventions == "detectron2"
-    # Only the masks that are asked for, each in a plane of its own.
-    shares: Tensor = roi_align(masks[:, None].to(boxes), rois, side, aligned=aligned)[:, 0]
+    shares = boxes.new_zeros((len(boxes), side, side))
+    for first in range(0, len(masks), MASKS_AT_ONCE):
+        part = masks[first : first + MASKS_AT_ONCE]
+        here = ((truth >= first) & (truth < first + len(part))).nonzero()[:, 0]
+        rois = torch.cat(((truth[here] - first)[:, None].to(boxes), boxes[here]), dim=1)
+        shares[here] = roi_align(part[:, None].to(boxes), rois, side, aligned=aligned)[:, 0]
     return (shares >= 0.5).to(shares) if aligned else shares
 
 
@@ -207,7 +212,7 @@ def detect(logits: Tensor, deltas: Tensor, proposals: Tensor, size: tuple[int, i
     wanted = scores > options.score_threshold
     if options.conventions == "torchvision":
         wanted &= ((boxes[..., 2:] - boxes[..., :2]) >= TORCHVISION_SMALLEST_PX).all(dim=2)
-    labels = wanted.nonzero()[:, 1]
-    boxes, scores = boxes[wanted], scores[wanted]
+    rows, labels = wanted.nonzero(as_tuple=True)
+    boxes, scores = boxes[rows, labels], scores[rows, labels]
     kept = batched_nms(boxes, scores, labels, options.nms_iou_threshold)[: options.max_detections]
     return Found(boxes[kept], labels[kept], scores[kept])

@@ -124,7 +124,6 @@ def select_proposals(
     """
     most = options.rpn_candidates_train if train else options.rpn_candidates_test
     kept = options.rpn_proposals_train if train else options.rpn_proposals_test
-    theirs = options.conventions == "torchvision"
     boxes, logits, levels = [], [], []
     for number, (level_logits, deltas, level) in enumerate(zip(*outputs, anchors, strict=True)):
         best, index = level_logits.topk(min(most, level_logits.shape[1]), dim=1)
@@ -135,18 +134,21 @@ def select_proposals(
         levels.append(torch.full(index.shape[1:], number, device=index.device))
     films = zip(torch.cat(boxes, dim=1), torch.cat(logits, dim=1), image_sizes, strict=True)
     level_ids = torch.cat(levels)
-    return [_of_film(*film, level_ids, options.rpn_nms_iou_threshold, kept, theirs) for film in films]
+    return [_of_film(*film, level_ids, options, kept) for film in films]
 
 
 def _of_film(
-    boxes: Tensor, logits: Tensor, size: tuple[int, int], levels: Tensor, threshold: float, most: int, theirs: bool
+    boxes: Tensor, logits: Tensor, size: tuple[int, int], levels: Tensor, options: Options, most: int
 ) -> tuple[Tensor, Tensor]:
+    torchvisions = options.conventions == "torchvision"
     boxes = clip_boxes_to_image(boxes, size)
     sides = boxes[:, 2:] - boxes[:, :2]
-    whole = (sides >= TORCHVISION_SMALLEST_PX if theirs else sides > 0).all(dim=1)
+    whole = (sides >= TORCHVISION_SMALLEST_PX if torchvisions else sides > 0).all(dim=1).nonzero()[:, 0]
     boxes, logits, levels = boxes[whole], logits[whole], levels[whole]
     # torchvision ranks by probability, where very high logits are all 1.
-    kept = batched_nms(boxes, logits.sigmoid() if theirs else logits, levels, threshold)[:most]
+    kept = batched_nms(boxes, logits.sigmoid() if torchvisions else logits, levels, options.rpn_nms_iou_threshold)[
+        :most
+    ]
     return boxes[kept], logits[kept]
 
 
@@ -207,10 +209,12 @@ def losses(
         that were drawn.
     """
     logits, deltas = torch.cat(outputs.logits, dim=1), torch.cat(outputs.deltas, dim=1)
-    positive, drawn = labels == 1, labels >= 0
-    all_anchors = torch.cat(list(anchors)).expand(len(labels), -1, -1)
-    wanted = CODER.encode_single(boxes[positive], all_anchors[positive])
-    theirs = options.conventions == "torchvision"
-    beta, count = (TORCHVISION_BETA, drawn.sum()) if theirs else (0.0, len(labels) * options.rpn_anchors_per_image)
+    # Numbers rather than flags, with which a GPU would stand still at every use.
+    positive, drawn = (flags.nonzero(as_tuple=True) for flags in (labels == 1, labels >= 0))
+    wanted = CODER.encode_single(boxes[positive], torch.cat(list(anchors))[positive[1]])
+    torchvisions = options.conventions == "torchvision"
+    beta, count = (
+        (TORCHVISION_BETA, len(drawn[0])) if torchvisions else (0.0, len(labels) * options.rpn_anchors_per_image)
+    )
     objectness = F.binary_cross_entropy_with_logits(logits[drawn], labels[drawn].to(logits.dtype), reduction="sum")
     return objectness / count, F.smooth_l1_loss(deltas[positive], wanted, beta=beta, reduction="sum") / count

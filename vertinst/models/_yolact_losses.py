@@ -146,7 +146,7 @@ def shrink_masks(masks: Tensor, padded_size: tuple[int, int], size: tuple[int, i
     """Masks on the coarser grid of the network's output.
 
     Args:
-        masks: (N, H, W) float 0..1 in the pixels of the resized film.
+        masks: (N, H, W) in the pixels of the resized film: float 0..1, bool or uint8.
         padded_size: (H, W) of the batch.
         size: (h, w) of the output.
         targets: `soft`: how much of each cell they cover. `binary`: 1 where the mask interpolated at the cell's
@@ -155,6 +155,7 @@ def shrink_masks(masks: Tensor, padded_size: tuple[int, int], size: tuple[int, i
     Returns:
         (N, h, w) float 0..1.
     """
+    masks = masks.float()
     if masks.shape[0] == 0:
         return masks.new_zeros((0, *size))
     right, below = padded_size[1] - masks.shape[2], padded_size[0] - masks.shape[1]

@@ -142,11 +142,12 @@ class MaskRCNN(nn.Module):
         Args:
             batch: (B, 3, h, w).
             sizes: (h, w) of each film within it.
-            targets: In px of the batch, masks (N, h, w) float 0..1.
+            targets: In px of the batch, masks (N, h, w) float 0..1, bool or uint8.
         """
         levels, outputs, anchors, proposals = self.propose(batch, sizes)
         truths = [target["boxes"] for target in targets]
-        labels, boxes = zip(*(self.draw_anchors(torch.cat(anchors), truth) for truth in truths), strict=True)
+        all_anchors = torch.cat(anchors)
+        labels, boxes = zip(*(self.draw_anchors(all_anchors, truth) for truth in truths), strict=True)
         drawn = [
             self.draw(film, target["boxes"], target["labels"] - 1)
             for (film, _), target in zip(proposals, targets, strict=True)
@@ -154,7 +155,7 @@ class MaskRCNN(nn.Module):
         with torch.autocast(batch.device.type, enabled=False):
             rpn_parts = rpn.losses(outputs, anchors, torch.stack(labels), torch.stack(boxes), self.options)
         logits, deltas = self.roi_heads.boxes(levels[:4], [film.boxes for film in drawn])
-        objects = [film.labels < self.classes for film in drawn]
+        objects = [(film.labels < self.classes).nonzero()[:, 0] for film in drawn]
         wanted = [(film.boxes[of], film.labels[of], film.truth[of]) for film, of in zip(drawn, objects, strict=True)]
         masks = self.roi_heads.masks(levels[:4], [w[0] for w in wanted], torch.cat([w[1] for w in wanted]))
         with torch.autocast(batch.device.type, enabled=False):
@@ -197,9 +198,9 @@ def _transform(options: Options) -> FilmTransform:
     # All with torchvision's means and deviations: weights that were trained with others are turned as they are read.
     if options.preprocessing == "radiograph":
         return FilmTransform(partial(fit_longest, longest=options.image_size))
-    theirs = options.preprocessing == "torchvision"
-    size = partial(fit_shortest, shortest=options.image_size, longest=options.max_size, cut=theirs)
-    return FilmTransform(size, smooth=not theirs, whole_greys=not theirs)
+    torchvisions = options.preprocessing == "torchvision"
+    size = partial(fit_shortest, shortest=options.image_size, longest=options.max_size, cut=torchvisions)
+    return FilmTransform(size, smooth=not torchvisions, whole_greys=not torchvisions)
 
 
 def _backbone(options: Options) -> BackboneWithFPN:

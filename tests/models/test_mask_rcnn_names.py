@@ -148,11 +148,12 @@ def test_norms_and_more_convolutions_are_found() -> None:
 def test_rows_without_columns_are_no_classes(network: Callable[[], dict[str, Tensor]]) -> None:
     # A billion rows of no columns are a file of no bytes; their names alone would take all memory.
     layers = ("cls_score", "bbox_pred", "mask_head.predictor", "mask_fcn_logits")
-    outputs = [n for n in network() if n.startswith("roi_heads.") and n.rpartition(".")[0].endswith(layers)]
+    tensors = network()
+    outputs = [n for n in tensors if n.startswith("roi_heads.") and n.rpartition(".")[0].endswith(layers)]
     assert len(outputs) == 6
     shapes = dict.fromkeys(outputs, (10**9, 0))
     with pytest.raises(CheckpointError, match="must be of at most 10000 classes, got 999999999"):
-        recognise({**network(), **shown(shapes)}, "model.pkl")
+        recognise({**tensors, **shown(shapes)}, "model.pkl")
 
 
 @pytest.mark.parametrize(

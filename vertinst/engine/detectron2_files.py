@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from vertinst import files
 from vertinst.engine import checkpoint as checkpoints
@@ -31,6 +33,7 @@ def write_detectron2(checkpoint: Checkpoint, out: Path, *, overwrite: bool = Fal
         ConfigError: Detectron2 has no such model, or the network computes something that it cannot.
         CheckpointError: The weights do not fit their own options, or are of a backbone alone.
         OutputExistsError: `out` holds something and `overwrite` is false.
+        VertinstError: The files cannot be written (disk full).
     """
     kept = [checkpoint.path]
     files.check_folder(out, overwrite=overwrite, inputs=kept)
@@ -44,7 +47,15 @@ def write_detectron2(checkpoint: Checkpoint, out: Path, *, overwrite: bool = Fal
         )
     config, tensors = plugin.detectron2_files(options, found.classes, checkpoint.weights)
     files.prepare_folder(out, overwrite=overwrite, inputs=kept)
-    files.write_with(out / WEIGHTS, lambda temporary: torch.save({"model": tensors}, temporary))
+    files.write_with(out / WEIGHTS, lambda temporary: _save(tensors, temporary))
     # Last: a folder without it is none.
     files.write_text(out / CONFIG, config)
     return out
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        torch.save({"model": tensors}, path)
+    except RuntimeError as error:
+        # Torch's writer has no other word for a full disk.
+        raise OSError(str(error)) from error

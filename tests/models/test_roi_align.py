@@ -7,6 +7,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops import roi_align as kernel
 
+from vertinst.models import _roi_align
 from vertinst.models._roi_align import pool_pyramid, roi_align
 
 HEIGHT, WIDTH, CELL = 13, 17, 16
@@ -109,3 +110,15 @@ def test_bf16_is_summed_in_float32() -> None:
         found = pool_pyramid(levels, boxes, 7, sampling_ratio=0, aligned=True)
     exact = pool_pyramid([level.float() for level in levels], boxes, 7, sampling_ratio=0, aligned=True)
     assert torch.equal(found, exact.bfloat16())
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+def test_what_gpus_compute_is_the_same(kind: torch.dtype) -> None:
+    levels = [torch.randn(2, 3, 64 >> i, 64 >> i, dtype=kind) for i in range(4)]
+    boxes = some_boxes(20)[:-5, 1:]
+    how = {"sampling_ratio": 0, "aligned": True}
+    rois = torch.cat(((torch.arange(20) >= 8)[:, None].to(boxes), boxes), dim=1)
+    found = _roi_align._pyramid_kernel(levels, rois, _roi_align._level(boxes, 4), 7, 0, True)
+    assert found.dtype == kind
+    tolerance = {torch.float32: 3e-6, torch.float64: 1e-12, torch.bfloat16: 2e-2}[kind]
+    torch.testing.assert_close(found, pool_pyramid(levels, [boxes[:8], boxes[8:]], 7, **how), rtol=0, atol=tolerance)

@@ -43,20 +43,21 @@ def body_modules(backbone: str) -> dict[str, str]:
     names = {"stem.conv1": "conv1", "stem.conv1.norm": "bn1"}
     for stage, blocks in enumerate(BLOCKS[backbone], 1):
         for block in range(blocks):
-            theirs, ours = f"res{stage + 1}.{block}", f"layer{stage}.{block}"
-            names |= {f"{theirs}.shortcut": f"{ours}.downsample.0", f"{theirs}.shortcut.norm": f"{ours}.downsample.1"}
+            there, here = f"res{stage + 1}.{block}", f"layer{stage}.{block}"
+            names |= {f"{there}.shortcut": f"{here}.downsample.0", f"{there}.shortcut.norm": f"{here}.downsample.1"}
             for conv in (1, 2, 3):
-                names |= {f"{theirs}.conv{conv}": f"{ours}.conv{conv}", f"{theirs}.conv{conv}.norm": f"{ours}.bn{conv}"}
+                names |= {f"{there}.conv{conv}": f"{here}.conv{conv}", f"{there}.conv{conv}.norm": f"{here}.bn{conv}"}
     return names
 
 
 def modules(backbone: str, structure: Structure) -> dict[str, str]:
     """Detectron2's names of all modules that can have tensors, and ours."""
     rpn, heads = "proposal_generator.rpn_head", "roi_heads"
-    names = {f"backbone.bottom_up.{n}": f"backbone.body.{ours}" for n, ours in body_modules(backbone).items()}
+    body = body_modules(backbone)
+    names = {f"backbone.bottom_up.{there}": f"backbone.body.{here}" for there, here in body.items()}
     for level in range(4):
-        for theirs, ours in (("lateral", "inner"), ("output", "layer")):
-            names |= _with_norm(f"backbone.fpn_{theirs}{level + 2}", f"backbone.fpn.{ours}_blocks.{level}")
+        for there, here in (("lateral", "inner"), ("output", "layer")):
+            names |= _with_norm(f"backbone.fpn_{there}{level + 2}", f"backbone.fpn.{here}_blocks.{level}")
     single = structure.rpn_convs == 1
     for conv in range(structure.rpn_convs):
         names[f"{rpn}.conv" if single else f"{rpn}.conv.conv{conv}"] = f"rpn.head.conv.{conv}.0"
@@ -80,5 +81,6 @@ def modules(backbone: str, structure: Structure) -> dict[str, str]:
     }
 
 
-def _with_norm(theirs: str, ours: str) -> dict[str, str]:
-    return {theirs: f"{ours}.0", f"{theirs}.norm": f"{ours}.1"}
+def _with_norm(detectron2_name: str, own_name: str) -> dict[str, str]:
+    """A convolution, and the norm inside it there, which comes after it here."""
+    return {detectron2_name: f"{own_name}.0", f"{detectron2_name}.norm": f"{own_name}.1"}

@@ -56,7 +56,7 @@ def detectron2_files(
 
 
 def _tensors(options: Options, structure: Structure, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    names = {ours: theirs for theirs, ours in modules(options.backbone, structure).items()}
+    names = {own: detectron2s for detectron2s, own in modules(options.backbone, structure).items()}
     tensors: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         module, _, leaf = name.rpartition(".")

@@ -76,8 +76,9 @@ class RoIHeads(nn.Module):
         self.box_predictor = BoxPredictor(width, classes)
         self.mask_head = MaskRCNNHeads(channels, [channels] * options.mask_head_convs, 1, norm)
         self.mask_predictor = MaskRCNNPredictor(channels, channels, classes)
-        ours = options.conventions == "detectron2"
-        self.aligned, self.samples = ours, 0 if ours else TORCHVISION_SAMPLES
+        self.aligned = options.conventions == "detectron2"
+        # 0: as many as a bin has cells.
+        self.samples = 0 if self.aligned else TORCHVISION_SAMPLES
 
     def boxes(self, levels: Sequence[Tensor], proposals: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits (R, C + 1) and deltas (R, 4 C) of all proposals (n, 4) of all films, px of the batch."""

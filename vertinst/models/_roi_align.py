@@ -81,6 +81,13 @@ def pool_pyramid(
         cells = every * scale[:, None]
         return _pool(table, places.of(level, film), cells, output_size, sampling_ratio, aligned).to(levels[0].dtype)
     rois = torch.cat((film[:, None].to(every), every), dim=1)
+    return _pyramid_kernel(levels, rois, level, output_size, sampling_ratio, aligned)
+
+
+def _pyramid_kernel(
+    levels: Sequence[Tensor], rois: Tensor, level: Tensor, output_size: int, sampling_ratio: int, aligned: bool
+) -> Tensor:
+    """Of boxes (R, 5) that belong to these of the levels (R,), from 0."""
     pooled = levels[0].new_zeros(len(rois), levels[0].shape[1], output_size, output_size)
     for number, features in enumerate(levels):
         chosen = torch.nonzero(level == number)[:, 0]
@@ -92,10 +99,15 @@ def pool_pyramid(
 def _kernel(
     features: Tensor, rois: Tensor, output_size: int, scale: float, sampling_ratio: int, aligned: bool
 ) -> Tensor:
+    kind = _sum_type(features)
     pooled: Tensor = ops.roi_align(
-        features.float(), rois.float(), output_size, scale, sampling_ratio or -1, aligned=aligned
+        features.to(kind), rois.to(kind), output_size, scale, sampling_ratio or -1, aligned=aligned
     )
     return pooled.to(features.dtype)
+
+
+def _sum_type(features: Tensor) -> torch.dtype:
+    return features.dtype if features.dtype == torch.float64 else torch.float32
 
 
 def _level(boxes: Tensor, levels: int) -> Tensor:
@@ -123,8 +135,7 @@ def _table(levels: Sequence[Tensor]) -> tuple[Tensor, _Places]:
     table = torch.cat([features.permute(0, 2, 3, 1).flatten(0, 2) for features in levels])
     sizes = torch.tensor([(features.numel() // features.shape[1], *features.shape[2:]) for features in levels])
     cells, height, width = sizes.unbind(1)
-    wanted = table.dtype if table.dtype == torch.float64 else torch.float32
-    return table.to(wanted), _Places(cells.cumsum(0) - cells, height, width)
+    return table.to(_sum_type(table)), _Places(cells.cumsum(0) - cells, height, width)
 
 
 def _pool(table: Tensor, places: _Places, boxes: Tensor, bins: int, sampling_ratio: int, aligned: bool) -> Tensor:

@@ -362,6 +362,14 @@ def test_training_starts_from_a_backbone_by_caffe2s_names() -> None:
 
 
 @needs_detectron2
+@pytest.mark.parametrize("more", [{"conv1_b": [1], "conv1.b": [1]}, {"bbox_pred_w": []}, {"cls_score_w": []}])
+def test_caffe2s_names_for_other_tensors_are_refused(more: dict[str, list[int]]) -> None:
+    tensors = {name: torch.zeros(shape) for name, shape in {"conv1_w": [1], **more}.items()}
+    with pytest.raises(CheckpointError, match="have Caffe2's names, two of them for one tensor"):
+        detectron2.recognise_start(tensors, "R-50.pkl")
+
+
+@needs_detectron2
 def test_resolved_settings_are_short_and_stay_the_same() -> None:
     found = resolve(Options(config=CASCADE, overrides=("MODEL.RESNETS.DEPTH", "101")))
     assert found.config["MODEL"]["RESNETS"]["DEPTH"] == 101

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from vertinst.errors import ConfigError, NonFiniteLossError
+from vertinst.errors import CheckpointError, ConfigError, NonFiniteLossError
 from vertinst.models._detectron2_config import build_network, full_config, is_installed, resolve_config
 from vertinst.models._inputs import (
     FilmTransform,
@@ -133,15 +133,25 @@ def recognise_start(
 
     Args:
         tensors: By name.
-        file_name: Not looked at.
+        file_name: For messages.
 
     Returns:
         No options, no classes, and the tensors by the names of a network with a feature pyramid; None for others.
+
+    Raises:
+        CheckpointError: Caffe2's names that Detectron2 cannot turn into its own.
     """
     if CAFFE2_NAME in tensors and is_installed():
         from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 
-        tensors, _ = convert_c2_detectron_names(dict(tensors))
+        try:
+            tensors, _ = convert_c2_detectron_names(dict(tensors))
+        except (AssertionError, LookupError) as error:
+            raise CheckpointError(
+                "weights have Caffe2's names, two of them for one tensor or for one of another shape",
+                where=file_name,
+                fix="Copy or download the file again.",
+            ) from error
     if any(name.startswith(BODY) for name in tensors):
         return {}, (), {f"{BOTTOM_UP}{name}": tensor for name, tensor in tensors.items() if name.startswith(BODY)}
     if not any(name.startswith(("proposal_generator.", BOTTOM_UP)) for name in tensors):

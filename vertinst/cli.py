@@ -10,7 +10,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -817,17 +817,35 @@ def list_weights(
         known = [s.entry.model_dump(mode="json") | {"path": str(s.path), "state": s.state} for s in found]
         out.print(json.dumps(known, indent=1, ensure_ascii=False))
         return
-    table = Table(box=None, title=f"Cache: {cache_folder()}", title_justify="left")
-    # A name is there to be copied: it stays in one piece on any terminal.
-    for column, whole in (("name", True), ("model", True), ("network", False), ("licence", False), ("state", False)):
-        table.add_column(column, no_wrap=whole, overflow="fold")
-    for stored in found:
-        entry = stored.entry
-        facts = (entry.architecture, entry.classes, as_megabytes(entry.size, entry.size_mib))
-        network = "; ".join(filter(None, facts))
-        table.add_row(entry.name, "\n".join(entry.models), network, entry.licence, stored.state)
-    out.print(table)
-    out.print("Fetch one: vertinst weights fetch NAME. Use it: --set init.weights=NAME, or --weights NAME.")
+    out.print(f"Cache: {cache_folder()}\n")
+    for line in listed_weights(found, wide=out.width >= ONE_LINE_WIDTH):
+        out.print(line)
+    out.print("\ncode ...: none is stated for the weights; this is their code's. Sources: --json")
+    out.print("Fetch: vertinst weights fetch NAME. Use: --set init.weights=NAME, --weights NAME")
+
+
+# From here on `listed_weights` gives every entry one line; below, two.
+ONE_LINE_WIDTH = 100
+
+
+def listed_weights(found: Sequence[Any], *, wide: bool) -> Iterator[str]:
+    """Lines about public weights, under a heading; where there is no room for all in one, the network has its own."""
+    rows = [("name", "network", "classes", "licence", "state"), *map(_listed, found)]
+    shown = (0, 1, 2, 3, 4) if wide else (0, 3, 4)
+    widths = {column: max(len(row[column]) for row in rows) for column in shown}
+    for row, stored in zip(rows, (None, *found), strict=True):
+        yield "  ".join(f"{row[column]:<{widths[column]}}" for column in shown).rstrip()
+        if stored and not wide:
+            entry = stored.entry
+            facts = (entry.architecture, entry.classes, as_megabytes(entry.size, entry.size_mib))
+            yield f"  {'; '.join(filter(None, facts))}; for {', '.join(entry.models)}"
+
+
+def _listed(stored: Any) -> tuple[str, str, str, str, str]:
+    """What the list shows of public weights, the licence and the state in few words."""
+    entry = stored.entry
+    licence = entry.licence.removeprefix("none stated (").removesuffix(")")
+    return entry.name, entry.architecture, entry.classes, licence, re.split("[,:]", stored.state)[0]
 
 
 def as_megabytes(size: int | None, size_mib: float | None) -> str:

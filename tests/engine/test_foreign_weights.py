@@ -114,6 +114,12 @@ def test_another_model_is_refused(weights: Path) -> None:
         start(weights, model="mask_rcnn", backbone="resnet18")
 
 
+def test_own_weights_of_another_model_are_refused_as_such() -> None:
+    demo = checkpoints.read("demo")
+    with pytest.raises(CheckpointError, match=r"of the model mask_rcnn, got yolact(.|\n)*--set model\.name=yolact"):
+        check_start(demo, "mask_rcnn", Options(), demo.description.classes, strict=True)
+
+
 def test_a_backbone_alone_starts_a_training_and_predicts_nothing(backbone: Path) -> None:
     network, taken = start(backbone, backbone="resnet18", **SMALL)
     assert not any(name.startswith("backbone.") for name in taken.anew)

@@ -23,7 +23,7 @@ import yaml
 from PIL import Image
 from torchvision.models import get_model_weights
 
-from vertinst import doctor
+from vertinst import cli, doctor
 from vertinst.cli import run
 from vertinst.engine import checkpoint as checkpoints
 from vertinst.engine import public_weights, weights_manifest
@@ -580,7 +580,7 @@ def test_the_commands_list_fetch_and_verify(known, cache, capsys):
         "demo": "packaged",
         "net": "not fetched",
         "other": "not fetched",
-        "manual": "to be fetched by hand",
+        "manual": "by hand only, no program can fetch it",
     }
     assert run(["weights", "fetch", "net", "other"]) == 0
     printed = capsys.readouterr()
@@ -607,8 +607,29 @@ def test_the_table_shows_whole_names_licences_and_states_on_any_terminal(capsys,
     text = capsys.readouterr().out
     names = {line.split()[0] for line in text.splitlines() if line.split()}
     assert {e.name for e in packaged_manifest().weights} <= names
-    for words in ("Apache-2.0", "CC-BY-SA-3.0", "none stated", "packaged", "not fetched", "26 MB", "fetch NAME"):
+    assert max(map(len, text.splitlines()[1:])) <= 80, "the first line is the cache's path"
+    for words in ("Apache-2.0", "CC-BY-SA-3.0", "code MIT", "packaged", "not fetched", "26 MB", "fetch NAME"):
         assert words in text
+
+
+def test_an_entry_has_one_line_in_100_columns_and_two_in_80(known, capsys, monkeypatch):
+    for columns, lines_each in ((100, 1), (80, 2)):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        capsys.readouterr()
+        assert run(["weights", "list"]) == 0
+        table = capsys.readouterr().out.split("\n\n")[1].splitlines()
+        assert len(table) == 1 + lines_each * len(known.weights)
+        assert re.split("  +", table[-lines_each])[-2:] == ["MIT", "by hand only"]
+        assert table[-1].startswith("manual" if columns == 100 else "  a net; coco; ")
+
+
+STATES = [value for name, value in vars(public_weights).items() if name.isupper() and " " in str(value)]
+
+
+def test_every_public_entry_fits_into_100_columns():
+    stored = [public_weights.Stored(e, Path("f"), s) for e in packaged_manifest().weights for s in STATES]
+    assert max(map(len, cli.listed_weights(stored, wide=True))) <= 100
+    assert max(map(len, cli.listed_weights(stored, wide=False))) <= 80
 
 
 def test_the_commands_fail_with_one_message(known, capsys):
@@ -649,3 +670,18 @@ def test_fetched_weights_are_read_by_their_name(known, site, monkeypatch):
     fetch("net", manifest=manifest)
     checkpoint = checkpoints.read("net")
     assert (checkpoint.path.name, checkpoint.description.model) == ("weights.pth", "yolact")
+
+
+def test_a_name_that_is_nearly_right_is_told_where_weights_are_given(tmp_path):
+    with pytest.raises(CheckpointError, match=r"Check the path\. Did you mean mask_rcnn_R_50_FPN_3x or .*\? `vertinst"):
+        checkpoints.find_weights("mask_rcnn_R50_FPN_3x")
+    with pytest.raises(CheckpointError, match=r"Check the path\. `vertinst weights list` shows"):
+        checkpoints.find_weights(tmp_path / "mask_rcnn_R50_FPN_3x")
+
+
+def test_a_folder_of_detectron2_is_told_which_file_to_name(tmp_path):
+    with pytest.raises(CheckpointError, match=r"neither .*\nName the --out folder"):
+        checkpoints.find_weights(tmp_path)
+    (tmp_path / "model_final.pth").touch()
+    with pytest.raises(CheckpointError, match=r"neither .*\nName the file: .*model_final\.pth\."):
+        checkpoints.find_weights(tmp_path)

@@ -187,14 +187,18 @@ def find_weights(path: Path | str) -> Path:
                 where=path,
                 fix="Name the run that it was exported from.",
             )
+        others = sorted(file.name for file in path.glob("*.pth") if file.is_file())
         raise CheckpointError(
-            f"run folder has neither {BEST} nor {LAST}", where=path, fix="Name the --out folder of `vertinst train`."
+            f"run folder has neither {BEST} nor {LAST}",
+            where=path,
+            fix=f"Name the file: {path / others[0]}." if others else "Name the --out folder of `vertinst train`.",
         )
     if not path.is_file():
+        guess = packaged_manifest().guess(path.name) if len(path.parts) == 1 and not path.suffix else ""
         raise CheckpointError(
             "no such weights file or run folder",
             where=path,
-            fix="Check the path. `vertinst weights list` shows the names that can stand in its place.",
+            fix=f"Check the path. {guess}`vertinst weights list` shows the names that can stand in its place.",
         )
     return path
 

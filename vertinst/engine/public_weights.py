@@ -28,15 +28,16 @@ __all__ = ["Stored", "cache_folder", "fetch", "find", "listing", "place", "verif
 
 CACHE_VARIABLE = "VERTINST_CACHE"
 
+# States; the list shows what stands before the comma.
 PACKAGED = "packaged"
 VERIFIED = "fetched, hash verified"
 STARTS = "fetched, start of hash verified"
 RECORDED = "fetched, hash recorded"
-UNCHECKED = "put there by hand, not verified yet"
-CHANGED = "not as recorded"
+UNCHECKED = "unverified, put there by hand"
+CHANGED = "changed, not as recorded"
 WRONG = "wrong"
 ABSENT = "not fetched"
-BY_HAND = "to be fetched by hand"
+BY_HAND = "by hand only, no program can fetch it"
 
 
 class Record(BaseModel):

@@ -61,13 +61,16 @@ def check_start(
         strict: See there.
 
     Raises:
-        CheckpointError: The weights are for other classes or, of foreign ones, of another model or backbone.
+        CheckpointError: The weights are of another model, for other classes or, of foreign ones, of another backbone.
     """
     found = checkpoint.description
     if not checkpoint.foreign:
-        if strict:
+        # Without `strict`, models that share names of tensors may start from each other.
+        if not strict:
+            return
+        if found.model == name:
             check_classes(checkpoint, classes)
-        return
+            return
     if found.model != name:
         raise CheckpointError(
             f"weights must be of the model {name}, got {found.model}",

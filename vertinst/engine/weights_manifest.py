@@ -116,13 +116,17 @@ class Manifest(BaseModel):
         """
         entry = self.get(name)
         if entry is None:
-            near = difflib.get_close_matches(name, [e.name for e in self.weights], n=3, cutoff=0.5)
             raise CheckpointError(
                 "no public weights of this name are known",
                 where=ascii(name)[1:-1][:120],
-                fix=(f"Did you mean {' or '.join(near)}? " if near else "") + "See `vertinst weights list`.",
+                fix=f"{self.guess(name)}See `vertinst weights list`.",
             )
         return entry
+
+    def guess(self, name: str) -> str:
+        """A question and a blank: whether entries were meant whose names are near; empty if there are none."""
+        near = difflib.get_close_matches(name, [e.name for e in self.weights], n=3, cutoff=0.5)
+        return f"Did you mean {' or '.join(near)}? " if near else ""
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -48,6 +48,11 @@ def test_threshold_0_repeats_nothing() -> None:
     assert repeats(films("lu sc", *["lu"] * 30), 0.0).factors.tolist() == [1.0] * 31
 
 
+def test_a_part_of_a_film_is_told_with_one_decimal() -> None:
+    # The root of 0.5 over a third is 1.2247.
+    assert repeats(films("lu sc", *["lu"] * 2), 0.5).in_words().endswith("1.2 times; 3.2 films an epoch.")
+
+
 def test_the_user_is_told_in_words() -> None:
     data = films("lu sc", *["lu"] * 3)
     assert repeats(data, 1.0).in_words() == (

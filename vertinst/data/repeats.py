@@ -34,7 +34,8 @@ class Repeats:
         if not repeated:
             return f"No class is rare enough in the {count} training films: none of them is repeated."
         parts = [f"with {n} (in {self.films[n]} of {count}) {f:.2g} times" for n, f in repeated.items()]
-        return f"Films are shown more often for their rare classes: {', '.join(parts)}; {shown:.4g} films an epoch."
+        epoch = f"{round(shown, 1):g} films an epoch"
+        return f"Films are shown more often for their rare classes: {', '.join(parts)}; {epoch}."
 
 
 def repeats(dataset: Dataset, threshold: float) -> Repeats:

@@ -180,6 +180,7 @@ def test_broken_input_is_refused(model: MaskRCNN, draw: Callable) -> None:
         ({"backbone": "resnet34", "stride_in_1x1": True}, "stride_in_1x1 must be false for resnet34"),
         ({"preset": "torchvision", "image_size": 1500}, "max_size must be at least image_size, got 1333 and 1500"),
         ({"preset": "mmdet"}, "Input should be 'radiograph'"),
+        ({"preset": ["detectron2"]}, "Input should be 'radiograph'"),
         ({"aspect_ratios": (1.0,) * 17}, "at most 16 items"),
         ({"rpn_candidates_test": 20_001}, "less than or equal to 20000"),
         ({"rpn_candidates_train": 20_001}, "less than or equal to 20000"),

@@ -113,8 +113,10 @@ class Options(BaseModel, extra="forbid"):
     @model_validator(mode="before")
     @classmethod
     def _fill_preset(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and values.get("preset") in PRESETS:
-            return {**PRESETS[values["preset"]], **_anchors(values), **values}
+        preset = values.get("preset") if isinstance(values, Mapping) else None
+        # Others, lists too, are refused with the other fields.
+        if isinstance(preset, str) and preset in PRESETS:
+            return {**PRESETS[preset], **_anchors(values), **values}
         return values
 
     @model_validator(mode="after")

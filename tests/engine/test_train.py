@@ -440,6 +440,18 @@ def test_training_starts_from_weights(films: Dataset, images: Path, tmp_path: Pa
     assert float(rows(tmp_path / "second")[0]["loss"]) < 0.7 * float(rows(tmp_path / "first")[0]["loss"])
 
 
+def test_what_is_to_know_of_the_weights_is_told_first(
+    films: Dataset, images: Path, tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    train(tiny("schedule.epochs=1"), films, films, images, tmp_path / "first", noted=said.append)
+    assert said == []
+    monkeypatch.setattr("vertinst.engine.train.remarks", lambda weights, options, classes: [", ".join(classes)])
+    start = tiny(f"init.weights={tmp_path / 'first'}", "schedule.epochs=1")
+    train(start, films, films, images, tmp_path / "second", noted=said.append)
+    assert said == ["lumbar, sacral"]
+
+
 def test_weights_for_other_classes_are_refused_by_name(
     films: Dataset, images: Path, tmp_path: Path, tiny: Tiny
 ) -> None:

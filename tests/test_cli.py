@@ -360,3 +360,11 @@ def test_patients_that_are_not_known_are_told_when_one_file_is_split(study, caps
     (tmp_path / "a.json").write_text(json.dumps(content))
     load_split(tmp_path / "a.json", 0)
     assert "each taken as a patient of their own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("group", ["weights", "convert"])
+def test_a_group_without_a_command_shows_its_help_and_no_error(capsys, group):
+    assert run([group]) == 0
+    printed = capsys.readouterr()
+    assert f"Usage: vertinst {group}" in printed.out
+    assert "Error" not in printed.out + printed.err

@@ -128,6 +128,10 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
 def _explain(error: Exception) -> int:
     # click's own usage errors (an option that does not exist) carry their message in `format_message`.
     describe: Callable[[], str] | None = getattr(error, "format_message", None)
+    if type(error).__name__ == "NoArgsIsHelpError" and describe is not None:
+        # A group without a command (vertinst weights): its help is the answer. typer brings its own copy of click.
+        out.print(describe())
+        return 0
     if describe is not None:
         command = getattr(getattr(error, "ctx", None), "command_path", "vertinst")
         err.print(f"Error: {describe()}\nTry: {command} --help")

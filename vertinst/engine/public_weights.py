@@ -319,4 +319,5 @@ def _by_hand(entry: Entry) -> str:
 def _again(entry: Entry) -> str:
     if entry.packaged:
         return "Install vertinst again."
-    return f"Run: vertinst weights fetch {entry.name}" if entry.url else _by_hand(entry)
+    fetched = f"Run: vertinst weights fetch {entry.name}." if entry.url else _by_hand(entry)
+    return f"{fetched} Another file on purpose: give its path instead of the name."

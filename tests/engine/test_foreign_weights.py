@@ -189,6 +189,15 @@ def test_torchvision_s_stride_is_asked_for(tmp_path: Path) -> None:
         check_start(theirs, "mask_rcnn", mask_rcnn.Options(preset="detectron2"), OURS, strict=True)
 
 
+def test_convolutions_are_not_taken_without_their_norms() -> None:
+    # As maskrcnn_resnet50_fpn_v2 is recognised.
+    theirs = of_others("torchvision_v2", fpn_norm=True, rpn_convs=2, box_head_convs=4, head_norm=True)
+    wanted = "fpn_norm False, got True; rpn_convs 1, got 2; head_norm False, got True"
+    with pytest.raises(CheckpointError, match=wanted):
+        check_start(theirs, "mask_rcnn", mask_rcnn.Options(), OURS, strict=True)
+    check_start(theirs, "mask_rcnn", mask_rcnn.Options(preset="torchvision_v2"), OURS, strict=True)
+
+
 def test_what_else_differs_is_told() -> None:
     assert remarks(of_others("detectron2", classes=80), mask_rcnn.Options(), OURS) == []
     (order,) = remarks(of_others("detectron2"), mask_rcnn.Options(), OURS)

@@ -214,7 +214,15 @@ def test_torchvision_s_second_network_is_recognised() -> None:
     tensors = of_torchvision(maskrcnn_resnet50_fpn_v2)
     found = recognise(tensors, "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth")
     assert found is not None
-    assert found[0] == {"preset": "torchvision_v2", "backbone": "resnet50", "stride_in_1x1": False}
+    assert found[0] == {
+        "preset": "torchvision_v2",
+        "backbone": "resnet50",
+        "stride_in_1x1": False,
+        "fpn_norm": True,
+        "rpn_convs": 2,
+        "box_head_convs": 4,
+        "head_norm": True,
+    }
     assert found[1] == COCO_CLASSES
     assert set(found[2]) == set(tensors)
 

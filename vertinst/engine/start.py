@@ -17,7 +17,15 @@ from vertinst.errors import CheckpointError
 __all__ = ["check_classes", "check_start", "remarks", "start_from"]
 
 # Options without which foreign weights mean nothing, even where shapes happen to fit.
-ESSENTIAL_OPTIONS = ("backbone", "deformable_interval", "stride_in_1x1", "frozen_batch_norm")
+ESSENTIAL_OPTIONS = (
+    "backbone",
+    "deformable_interval",
+    "stride_in_1x1",
+    "frozen_batch_norm",
+    "fpn_norm",
+    "rpn_convs",
+    "head_norm",
+)
 # What of foreign weights may differ from the training's: ordinary weights are a start for deformable convolutions,
 # whose shifts begin at none, and batch norm that was learnt can be held. Norms that were constant cannot be learnt
 # again: Caffe2's and Detectron2's have factors that already contain the statistics.

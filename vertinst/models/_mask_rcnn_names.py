@@ -154,7 +154,8 @@ def _torchvision(tensors: Mapping[str, Tensor], file_name: str) -> Found:
     if not v2 and any(name.endswith("num_batches_tracked") for name in body):
         options |= {"frozen_batch_norm": False, "batch_norm_eps": 1e-5}
     kept = [row for row in range(1, scores) if scores != COCO_ROWS or row not in COCO_GAPS]
-    return options | _changes(structure, V2 if v2 else V1), coco_names(len(kept)), _without_background(weights, kept)
+    options |= _changes(structure, V1) | (_changes(structure, V2) if v2 else {})
+    return options, coco_names(len(kept)), _without_background(weights, kept)
 
 
 def _new_name(name: str) -> str:

@@ -7,7 +7,7 @@ Used by `test_mask_rcnn_against_detectron2.py` and by `benchmarks/mask_rcnn_numb
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,12 +102,23 @@ class Case(NamedTuple):
     """(H, W) of a batch with truths, in the network's own size."""
     objects: tuple[int, ...] = (6, 0)
     """On each of the batch's films."""
+    gains: Mapping[str, float] = MappingProxyType({})
+    """Where they are not `GAINS`."""
 
 
+# The networks of full size are calmer, as trained ones are: else they magnify the last digit of single precision a
+# thousandfold, and boxes and scores show rounding instead of faults.
+_CALM = {
+    "conv3.norm.weight": 0.1,
+    "anchor_deltas": 0.15,
+    "cls_score.weight": 1.5,
+    "bbox_pred.weight": 0.3,
+    "mask_head.predictor": 1.5,
+}
 _NARROW = {"classes": 5, "channels": 32, "box_width": 64, "mask_convs": 2, "most": 30, "rois": 64}
 CASES = {
-    "R50": Case(50, films=((1100, 840), (640, 1400)), trained=((800, 832), (864, 800))),
-    "R101": Case(101, films=((1100, 840), (640, 1400)), trained=((800, 832), (864, 800))),
+    "R50": Case(50, films=((1100, 840), (640, 1400)), trained=((800, 832), (864, 800)), gains=_CALM),
+    "R101": Case(101, films=((1100, 840), (640, 1400)), trained=((800, 832), (864, 800)), gains=_CALM),
     "small50": Case(
         50,
         shortest=160,
@@ -205,7 +216,7 @@ def weights(case: Case, seed: int = 0) -> dict[str, Tensor]:
     Every filter sums to zero, so that the mean of what it sees, which ReLUs make large, does not drown its structure.
     """
     # A block's last norm: what it adds stays small beside what it passes on.
-    gains = {f"{'conv3' if case.depth >= 50 else 'conv2'}.norm.weight": 0.25, **GAINS}
+    gains = {f"{'conv3' if case.depth >= 50 else 'conv2'}.norm.weight": 0.25, **GAINS, **case.gains}
     return {name: torch.from_numpy(_tensor(name, shape, gains, seed)) for name, shape in shapes(case).items()}
 
 
@@ -405,8 +416,19 @@ def paste(found: Mapping[str, Tensor], size: tuple[int, int]) -> NDArray[np.bool
     return np.stack([decode(mask) for mask in masks]).astype(np.bool_)
 
 
-def our_training(model: MaskRCNN, films: list[NDArray[np.uint8]], targets: list[dict[str, Tensor]]) -> SimpleNamespace:
+def our_training(
+    model: MaskRCNN,
+    films: list[NDArray[np.uint8]],
+    targets: list[dict[str, Tensor]],
+    drawn: list[_mask_rcnn_heads.Drawn] | None = None,
+) -> SimpleNamespace:
     """One forward pass in training, with `sample` in place of random sampling.
+
+    Args:
+        model: Ours.
+        films: (H, W, 3) uint8, of the network's size.
+        targets: As models take them.
+        drawn: For each film the proposals to learn from; None lets the model draw its own.
 
     Returns:
         `losses` under Detectron2's names; `anchor_labels` (films, A), -1 where not sampled; for each film `boxes`
@@ -421,7 +443,7 @@ def our_training(model: MaskRCNN, films: list[NDArray[np.uint8]], targets: list[
         return answer
 
     def proposals(*given: Any) -> Any:
-        answer = draw(*given)
+        answer = drawn[len(found.boxes)] if drawn else draw(*given)
         found.boxes.append(answer.boxes)
         found.labels.append(answer.labels)
         return answer

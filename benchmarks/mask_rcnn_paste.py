@@ -10,17 +10,14 @@ what a fresh process needs above its inputs.
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import sys
-import time
 import warnings
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from interleaved import Subjects, compare, peak_mib
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.nn import functional as F
@@ -31,8 +28,6 @@ DETECTRON2 = "Detectron2, dense"
 DETECTRON2_RLE = "Detectron2, with pycocotools' RLE"
 TORCHVISION = "torchvision, dense"
 OURS = "ours, RLE"
-
-Subjects = dict[str, Callable[[], Any]]
 
 
 def main() -> None:
@@ -50,13 +45,13 @@ def main() -> None:
         if arguments.alone:
             # Once small: what libraries set up at their first call is not the masks'.
             _subjects(*_inputs(1, scale=0.05))[arguments.alone]()
-            before = _peak_mib()
+            before = peak_mib()
             subjects[arguments.alone]()
-            print(_peak_mib() - before)
+            print(peak_mib() - before)
             continue
         print(f"{count} masks of {CELLS} x {CELLS} on {HEIGHT} x {WIDTH}, {arguments.threads} threads")
         _compare_pixels(subjects)
-        _compare_times(subjects, arguments.rounds)
+        compare(subjects, arguments.rounds)
         _print_peaks(subjects, count, arguments.threads)
 
 
@@ -110,31 +105,11 @@ def _compare_pixels(subjects: Subjects) -> None:
         print(f"  {name}: {either - shared} pixels are not Detectron2's, {100 * (either - shared) / area:.2f} %")
 
 
-def _compare_times(subjects: Subjects, rounds: int) -> None:
-    seconds: dict[str, list[float]] = {name: [] for name in subjects}
-    for turn in range(rounds + 1):
-        for name, run in subjects.items():
-            started = time.perf_counter()
-            run()
-            if turn:
-                seconds[name].append(time.perf_counter() - started)
-    for name, values in seconds.items():
-        ratios = (statistics.median(a / b for a, b in zip(values, seconds[base], strict=True)) for base in subjects)
-        dense, encoded, *_ = ratios
-        print(f"  {name:<36} {1000 * statistics.median(values):9.2f} ms   x {dense:.3f}, of the total x {encoded:.3f}")
-
-
 def _print_peaks(subjects: Subjects, count: int, threads: int) -> None:
     for name in subjects:
         command = [sys.executable, __file__, "--alone", name, "--masks", str(count), "--threads", str(threads)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        print(f"  {name:<36} {float(done.stdout.split()[-1]):9.0f} MiB at the most")
-
-
-def _peak_mib() -> float:
-    # Not getrusage: there a child starts with the peak of its parent.
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+        print(f"  {name:<44} {float(done.stdout.split()[-1]):9.0f} MiB at the most")
 
 
 if __name__ == "__main__":

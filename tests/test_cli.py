@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -285,8 +286,10 @@ def test_one_file_is_split_by_patient_and_a_folder_may_lack_validation(study, ca
 def test_as_a_program():
     def program(*arguments: str) -> subprocess.CompletedProcess[str]:
         code = "from vertinst.cli import main; main()"
+        # A narrow terminal's help is cut.
+        wide = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
         return subprocess.run(
-            [sys.executable, "-P", "-c", code, *arguments], capture_output=True, text=True, check=False
+            [sys.executable, "-P", "-c", code, *arguments], capture_output=True, text=True, check=False, env=wide
         )
 
     assert re.fullmatch(r"vertinst \d+\.\d+\.\d+\n", program("--version").stdout)

@@ -5,15 +5,13 @@ which come from a seed. They were written by `python benchmarks/mask_rcnn_number
 compares both live.
 """
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
+import seeded_mask_rcnn as seeded
 import torch
 
 from vertinst.data.radiograph import read_film
@@ -21,23 +19,6 @@ from vertinst.models.mask_rcnn import MaskRCNN, Options
 from vertinst.structures.rle import decode
 
 HERE = Path(__file__).parent
-
-
-def _helper(name: str) -> ModuleType:
-    """Import a module beside this one; test folders are no packages."""
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-_helper("seeded_yolact")
-seeded = _helper("seeded_mask_rcnn")
 
 LEVELS = ("p2", "p3", "p4", "p5", "p6")
 FILMS = [(name, seed) for name in seeded.SMALL for seed in range(len(seeded.CASES[name].films))]

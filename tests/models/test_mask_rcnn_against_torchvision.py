@@ -3,14 +3,11 @@
 In double precision, where rounding decides nothing: the same sets in the same order.
 """
 
-import importlib.util
-import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+import seeded_mask_rcnn as seeded
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
@@ -22,28 +19,10 @@ from vertinst.models import _mask_rcnn_heads, _mask_rcnn_rpn
 from vertinst.models._mask_rcnn_names import recognise
 from vertinst.models.mask_rcnn import MaskRCNN, Options
 
-HERE = Path(__file__).parent
 CLASSES, SHORTEST, LONGEST = 4, 96, 150
 LIMITS = {"rpn_proposals_train": 60, "rpn_proposals_test": 40, "rois_per_image": 16, "max_detections": 10}
 SIZE = (110, 160)
 TRAINED, OBJECTS = ((96, 128), (128, 96)), (3, 2)
-
-
-def _helper(name: str) -> ModuleType:
-    """Import a module beside this one; test folders are no packages."""
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-_helper("seeded_yolact")
-seeded = _helper("seeded_mask_rcnn")
 
 
 @pytest.fixture(scope="module")

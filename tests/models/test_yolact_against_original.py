@@ -4,15 +4,13 @@ The fixtures hold what the original computed, none of its inputs, which come fro
 `python benchmarks/yolact_original.py fixtures --original PATH`; the same script compares both live.
 """
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
+import seeded_yolact as seeded
 import torch
 
 from vertinst.data.radiograph import read_film
@@ -21,20 +19,6 @@ from vertinst.models.yolact import Options, Raw
 from vertinst.structures.rle import decode
 
 HERE = Path(__file__).parent
-
-
-def _helper(name: str) -> ModuleType:
-    """Import a module beside this one; test folders are no packages."""
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-seeded = _helper("seeded_yolact")
 
 
 def _fixture(name: str) -> dict[str, np.ndarray]:

@@ -77,7 +77,7 @@ def test_every_level_is_its_own_name(level):
     assert level_name(level) == level_name(level.lower()) == level
 
 
-@pytest.mark.parametrize("text", ["", "L", "5", "L6", "T13", "S0", "X1", "L5 L4", "+1", "L٥ x"])
+@pytest.mark.parametrize("text", ["", "L", "5", "L7", "T14", "S0", "X1", "L5 L4", "+1", "L٥ x"])
 def test_what_is_no_level_has_no_name(text):
     assert level_name(text) is None
 
@@ -88,8 +88,8 @@ def test_levels_are_counted_upward():
     assert level_above("L5", -1) == "S1"
     assert level_above("C1") is None
     assert LEVELS.index("L5") < LEVELS.index("L1") < LEVELS.index("T12")
-    with pytest.raises(DataError, match="level must be one of S5 to C1, got 'L6'"):
-        level_above("L6")
+    with pytest.raises(DataError, match="level must be one of S5 to C1, got 'L7'"):
+        level_above("L7")
 
 
 def test_a_spine_never_holds_a_level_twice():
@@ -98,3 +98,12 @@ def test_a_spine_never_holds_a_level_twice():
         Spine((20, 30), (vertebra, vertebra))
     with pytest.raises(DataError, match=r"level must be like L5 or \+1, got 'X'"):
         Vertebra("X", "lumbar", 0.9, rle.box_xyxy(MASK), MASK)
+
+
+@pytest.mark.parametrize(
+    ("level", "steps", "expected"),
+    [("L6", 0, "L6"), ("L6", 1, "L5"), ("L6", 2, "L4"), ("L6", -1, "S1"), ("T13", 1, "T12"), ("T13", -2, "L2")],
+)
+def test_the_levels_that_few_people_have_lie_between_two_others(level, steps, expected):
+    assert level_name(level) == level
+    assert level_above(level, steps) == expected

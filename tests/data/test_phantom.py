@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from shapely import LinearRing, Point, Polygon
 
-from vertinst.data.phantom import PhantomStyle, PhantomSummary, draw_patient, make_phantoms
+from vertinst.data.phantom import PhantomStyle, PhantomSummary, draw_patient, film_regions, make_phantoms, take_film
 from vertinst.data.phantom_bones import skeleton
 from vertinst.data.phantom_film import draw_exposure
 from vertinst.data.phantom_implants import draw_construct
@@ -187,7 +187,7 @@ def test_outlines_cover_what_is_projected():
     view = draw_view(np.random.default_rng(2), patient.anatomy, SMALL)
     bodies, _ = skeleton(patient.anatomy)
     field = np.array([[0.0, 0.0], [384.0, 0.0], [384.0, 512.0], [0.0, 512.0]])
-    for region in bone_regions(bodies, view, field):
+    for region in bone_regions({level: solids[0] for level, solids in bodies.items()}, view, field):
         covered = integrate(bodies[region.level][:1], view) > 0.5 * bodies[region.level][0].integral
         assert covered.sum() == pytest.approx(Polygon(region.outline).area, rel=0.05)
         drawn = np.zeros(view.size, np.uint8)
@@ -201,7 +201,10 @@ def test_a_body_cut_by_the_border_keeps_its_visible_part_or_goes():
     bodies, _ = skeleton(patient.anatomy)
     middle = corners_px(patient.anatomy, view)["L3"].mean(axis=0)[1]
     field = np.array([[0.0, 0.0], [384.0, 0.0], [384.0, middle], [0.0, middle]])
-    regions = {region.level: region for region in bone_regions(bodies, view, field)}
+    regions = {
+        region.level: region
+        for region in bone_regions({level: solids[0] for level, solids in bodies.items()}, view, field)
+    }
     assert {"L4", "L5", "S1", "S2"}.isdisjoint(regions)
     assert 0.3 < regions["L3"].visible < 0.7
     assert regions["L3"].outline[:, 1].max() == pytest.approx(middle, abs=0.01)
@@ -287,3 +290,16 @@ def test_portable_films_show_bone_with_less_contrast(tmp_path):
             found.append(pixels[bone == 1].mean() - pixels[around == 1].mean())
         contrasts[name] = np.mean(found)
     assert 0 < contrasts["portable"] < 0.8 * contrasts["standard"]
+
+
+def test_regions_without_pixels_are_those_of_the_film():
+    style = replace(SMALL, height_px=128, width_px=96, metal_share=1.0)
+    for number in (1, 2):
+        patient = draw_patient(5, number, style)
+        film = take_film(patient, *skeleton(patient.anatomy), 5, 2, 8, style)
+        regions, truth = film_regions(patient, 5, 2, style)
+        assert truth == film.truth
+        assert [(r.category, r.level, r.visible) for r in regions] == [
+            (r.category, r.level, r.visible) for r in film.regions
+        ]
+        assert all(np.array_equal(a.outline, b.outline) for a, b in zip(regions, film.regions, strict=True))

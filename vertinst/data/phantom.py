@@ -5,22 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from vertinst import plugins
-from vertinst.data.phantom_anatomy import Anatomy, draw_anatomy
 from vertinst.data.phantom_bones import skeleton
-from vertinst.data.phantom_film import Exposure, develop, draw_exposure, to_pixels
-from vertinst.data.phantom_implants import Implant, draw_construct, shape_implants
-from vertinst.data.phantom_projection import View, draw_view, integrate
-from vertinst.data.phantom_solids import Solid
 from vertinst.data.phantom_style import PhantomStyle
-from vertinst.data.phantom_tissue import bone_grain, tissue_integral
-from vertinst.data.phantom_truth import Region, bone_regions, corners_px, lordosis_deg, metal_regions
+from vertinst.data.phantom_take import PhantomFilm, PhantomPatient, draw_patient, film_regions, take_film
+from vertinst.data.phantom_truth import Region
 from vertinst.errors import DataError
 from vertinst.files import prepare_folder, write_bytes, write_json
 from vertinst.progress import Progress, silent, track
@@ -33,53 +27,13 @@ __all__ = [
     "PhantomStyle",
     "PhantomSummary",
     "draw_patient",
+    "film_regions",
     "make_phantoms",
     "take_film",
 ]
 
 PROJECT_NAME = "via_project.json"
 TRUTH_NAME = "truth.json"
-
-
-@dataclass(frozen=True)
-class PhantomPatient:
-    """One drawn patient: anatomy, metal, and how many films are taken of them.
-
-    Attributes:
-        number: From 1 on.
-        anatomy: The spine.
-        implants: The metal, possibly none.
-        films: 1 or more.
-    """
-
-    number: int
-    anatomy: Anatomy
-    implants: list[Implant]
-    films: int
-
-    @property
-    def name(self) -> str:
-        """`P0001` and so on."""
-        return f"P{self.number:04d}"
-
-
-@dataclass(frozen=True)
-class PhantomFilm:
-    """One film and all that is known about it.
-
-    Attributes:
-        file_name: Below `images/`.
-        patient: `P0001` and so on.
-        pixels: (H, W) uint8 or uint16, dense matter bright.
-        regions: The annotation.
-        truth: The film's entry in truth.json.
-    """
-
-    file_name: str
-    patient: str
-    pixels: NDArray[np.uint8] | NDArray[np.uint16]
-    regions: list[Region]
-    truth: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -177,80 +131,6 @@ def _films(count: int, seed: int, bits: int, style: PhantomStyle) -> Iterator[Ph
             made += 1
 
 
-def draw_patient(seed: int, number: int, style: PhantomStyle) -> PhantomPatient:
-    """Draw one patient from a seed and their number (from 1)."""
-    rng = _stream(seed, number, 0)
-    films = int(rng.integers(1, style.films_per_patient + 1))
-    anatomy = draw_anatomy(rng, style)
-    return PhantomPatient(number, anatomy, shape_implants(rng, anatomy, draw_construct(rng, style)), films)
-
-
-def _stream(seed: int, patient: int, film: int) -> np.random.Generator:
-    """An independent generator for a patient (film 0) or one of their films."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(patient, film)))
-
-
-def take_film(
-    patient: PhantomPatient,
-    bodies: dict[str, list[Solid]],
-    rest: list[Solid],
-    seed: int,
-    film_number: int,
-    bits: int,
-    style: PhantomStyle,
-) -> PhantomFilm:
-    """Pose, project and develop one film.
-
-    Args:
-        patient: Who.
-        bodies: Solids of the vertebral bodies by level, from `skeleton`.
-        rest: All other bone, from `skeleton`.
-        seed: The run's seed.
-        film_number: From 1; every film has its own pose, zoom, exposure and noise.
-        bits: 8 or 16.
-        style: Size of the film, and how it is taken.
-    """
-    rng = _stream(seed, patient.number, film_number)
-    view = draw_view(rng, patient.anatomy, style)
-    exposure = draw_exposure(rng, view.size, view.facing, style)
-    body_grain, other_grain = bone_grain(rng, view.size)
-    matter = integrate([solid for solids in bodies.values() for solid in solids], view) * body_grain
-    matter += integrate(rest, view) * other_grain
-    matter += tissue_integral(rng, patient.anatomy, view)
-    metal = integrate([solid for implant in patient.implants for solid in implant.solids], view)
-    pixels = to_pixels(develop(rng, matter, metal, exposure), bits)
-    bones = bone_regions(bodies, view, exposure.field_px)
-    metals = metal_regions(patient.implants, view, exposure.field_px)
-    regions = bones + [region for region in metals if region is not None]
-    truth = _truth(patient, view, exposure, bones, metals)
-    return PhantomFilm(f"{patient.name}_{film_number}.png", patient.name, pixels, regions, truth)
-
-
-def _truth(
-    patient: PhantomPatient, view: View, exposure: Exposure, bones: list[Region], metals: list[Region | None]
-) -> dict[str, Any]:
-    """The film's entry in truth.json; lordosis as `lordosis_deg` defines it."""
-    corners = corners_px(patient.anatomy, view)
-    return {
-        "patient": patient.name,
-        "height": view.size[0],
-        "width": view.size[1],
-        "pixel_spacing_mm": view.pixel_spacing_mm,
-        "pixel_spacing_source": "phantom",
-        "facing": view.facing,
-        "marker": exposure.marker,
-        "levels": [region.level for region in bones],
-        "visible": {region.level: round(region.visible, 4) for region in bones},
-        "corners_px": {level: np.round(points, 3).tolist() for level, points in corners.items()},
-        "lordosis_L1_S1_deg": round(lordosis_deg(corners["L1"], corners["S1"]), 3),
-        "implants": [
-            {"class": implant.category, "levels": list(implant.levels), "side": implant.side}
-            for implant, region in zip(patient.implants, metals, strict=True)
-            if region is not None
-        ],
-    }
-
-
 def _record(image_id: int, film: PhantomFilm, size_bytes: int) -> ImageRecord:
     """The film with its regions as annotations."""
     height, width = film.pixels.shape
@@ -260,8 +140,8 @@ def _record(image_id: int, film: PhantomFilm, size_bytes: int) -> ImageRecord:
         width,
         height,
         patient=film.patient,
-        view="lateral",
-        attributes={"patient": film.patient, "view": "lateral"},
+        view=film.truth["view"],
+        attributes={"patient": film.patient, "view": film.truth["view"]},
         annotations=tuple(_annotation(region, (height, width)) for region in film.regions),
         source={"filename": film.file_name, "size": size_bytes},
     )

@@ -5,13 +5,19 @@ spread by about 8 %. Coordinates are millimetres: x anterior, y inferior, z late
 the superior endplate of S1 and the pose is upright.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.random import Generator
 
 from vertinst.data.phantom_solids import BodyShape, Points
-from vertinst.data.phantom_style import PhantomStyle
+
+if TYPE_CHECKING:
+    # A style says how often diseases occur, and diseases change an anatomy: at run time nothing is needed of it here.
+    from vertinst.data.phantom_style import PhantomStyle
 
 LUMBAR_LEVELS = ("L5", "L4", "L3", "L2", "L1", "T12")
 """Annotated as `lumbar`, from below."""

@@ -38,6 +38,11 @@ def body_solids(vertebra: Vertebra, anatomy: Anatomy) -> list[Solid]:
     return _shell(vertebra, anatomy, outer, inner, vertebra.shape.width_mm / BODY_SLICES)
 
 
+def body_surface(vertebra: Vertebra) -> Solid:
+    """The outer shape of a body alone, as annotations have it; its integral is 0."""
+    return Solid(vertebra.frame.place(body_slices(vertebra.shape, BODY_SLICES)), 0.0)
+
+
 def _shell(vertebra: Vertebra, anatomy: Anatomy, outer: Points, inner: Points, thickness_mm: float) -> list[Solid]:
     dense = CORTICAL_PER_MM * anatomy.bone_density
     loose = TRABECULAR_PER_MM * anatomy.bone_density

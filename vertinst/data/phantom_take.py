@@ -1,0 +1,170 @@
+"""One phantom patient and their films: drawing, taking, annotating."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vertinst.data.phantom_anatomy import Anatomy, draw_anatomy
+from vertinst.data.phantom_bones import body_surface
+from vertinst.data.phantom_film import Exposure, develop, draw_exposure, to_pixels
+from vertinst.data.phantom_implants import Implant, draw_construct, shape_implants
+from vertinst.data.phantom_projection import View, draw_view, integrate
+from vertinst.data.phantom_solids import Solid
+from vertinst.data.phantom_style import PhantomStyle
+from vertinst.data.phantom_tissue import bone_grain, tissue_integral
+from vertinst.data.phantom_truth import Region, bone_regions, corners_px, lordosis_deg, metal_regions
+
+__all__ = ["PhantomFilm", "PhantomPatient", "draw_patient", "film_regions", "take_film"]
+
+
+@dataclass(frozen=True)
+class PhantomPatient:
+    """One drawn patient: anatomy, metal, and how many films are taken of them.
+
+    Attributes:
+        number: From 1 on.
+        anatomy: The spine.
+        implants: The metal, possibly none.
+        films: 1 or more.
+    """
+
+    number: int
+    anatomy: Anatomy
+    implants: list[Implant]
+    films: int
+
+    @property
+    def name(self) -> str:
+        """`P0001` and so on."""
+        return f"P{self.number:04d}"
+
+
+@dataclass(frozen=True)
+class PhantomFilm:
+    """One film and all that is known about it.
+
+    Attributes:
+        file_name: Below `images/`.
+        patient: `P0001` and so on.
+        pixels: (H, W) uint8 or uint16, dense matter bright.
+        regions: The annotation.
+        truth: The film's entry in truth.json.
+    """
+
+    file_name: str
+    patient: str
+    pixels: NDArray[np.uint8] | NDArray[np.uint16]
+    regions: list[Region]
+    truth: dict[str, Any]
+
+
+def draw_patient(seed: int, number: int, style: PhantomStyle) -> PhantomPatient:
+    """Draw one patient from a seed and their number (from 1)."""
+    rng = _stream(seed, number, 0)
+    films = int(rng.integers(1, style.films_per_patient + 1))
+    anatomy = draw_anatomy(rng, style)
+    return PhantomPatient(number, anatomy, shape_implants(rng, anatomy, draw_construct(rng, style)), films)
+
+
+def _stream(seed: int, patient: int, film: int) -> np.random.Generator:
+    """An independent generator for a patient (film 0) or one of their films."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(patient, film)))
+
+
+def take_film(
+    patient: PhantomPatient,
+    bodies: dict[str, list[Solid]],
+    rest: list[Solid],
+    seed: int,
+    film_number: int,
+    bits: int,
+    style: PhantomStyle,
+) -> PhantomFilm:
+    """Pose, project and develop one film.
+
+    Args:
+        patient: Who.
+        bodies: Solids of the vertebral bodies by level, from `skeleton`.
+        rest: All other bone, from `skeleton`.
+        seed: The run's seed.
+        film_number: From 1; every film has its own pose, zoom, exposure and noise.
+        bits: 8 or 16.
+        style: Size of the film, and how it is taken.
+    """
+    rng, view, exposure = _draw_film(patient, seed, film_number, style)
+    body_grain, other_grain = bone_grain(rng, view.size)
+    matter = integrate([solid for solids in bodies.values() for solid in solids], view) * body_grain
+    matter += integrate(rest, view) * other_grain
+    matter += tissue_integral(rng, patient.anatomy, view)
+    metal = integrate([solid for implant in patient.implants for solid in implant.solids], view)
+    pixels = to_pixels(develop(rng, matter, metal, exposure), bits)
+    regions, truth = _regions(patient, {level: solids[0] for level, solids in bodies.items()}, view, exposure)
+    return PhantomFilm(f"{patient.name}_{film_number}.png", patient.name, pixels, regions, truth)
+
+
+def film_regions(
+    patient: PhantomPatient, seed: int, film_number: int, style: PhantomStyle
+) -> tuple[list[Region], dict[str, Any]]:
+    """The regions and the truth of the film that `take_film` makes of the same arguments, without its pixels.
+
+    Args:
+        patient: Who.
+        seed: The run's seed.
+        film_number: From 1.
+        style: Size of the film, and how it is taken.
+
+    Returns:
+        Regions from the lowest vertebra up, then metal; and the film's entry in truth.json.
+    """
+    _, view, exposure = _draw_film(patient, seed, film_number, style)
+    outer = {level: body_surface(vertebra) for level, vertebra in patient.anatomy.vertebrae.items()}
+    return _regions(patient, outer, view, exposure)
+
+
+def _draw_film(
+    patient: PhantomPatient, seed: int, film_number: int, style: PhantomStyle
+) -> tuple[np.random.Generator, View, Exposure]:
+    """How a film is taken, and the generator that goes on to draw its pixels."""
+    rng = _stream(seed, patient.number, film_number)
+    view = draw_view(rng, patient.anatomy, style)
+    return rng, view, draw_exposure(rng, view.size, view.facing, style)
+
+
+def _regions(
+    patient: PhantomPatient, outer: dict[str, Solid], view: View, exposure: Exposure
+) -> tuple[list[Region], dict[str, Any]]:
+    """Annotation and truth of a film; `outer` are the bodies' surfaces by level."""
+    bones = bone_regions(outer, view, exposure.field_px)
+    metals = metal_regions(patient.implants, view, exposure.field_px)
+    regions = bones + [region for region in metals if region is not None]
+    return regions, _truth(patient, view, exposure, bones, metals)
+
+
+def _truth(
+    patient: PhantomPatient, view: View, exposure: Exposure, bones: list[Region], metals: list[Region | None]
+) -> dict[str, Any]:
+    """The film's entry in truth.json; lordosis as `lordosis_deg` defines it."""
+    corners = corners_px(patient.anatomy, view)
+    return {
+        "patient": patient.name,
+        "view": "lateral",
+        "height": view.size[0],
+        "width": view.size[1],
+        "pixel_spacing_mm": view.pixel_spacing_mm,
+        "pixel_spacing_source": "phantom",
+        "facing": view.facing,
+        "marker": exposure.marker,
+        "levels": [region.level for region in bones],
+        "visible": {region.level: round(region.visible, 4) for region in bones},
+        "corners_px": {level: np.round(points, 3).tolist() for level, points in corners.items()},
+        "lordosis_L1_S1_deg": round(lordosis_deg(corners["L1"], corners["S1"]), 3),
+        "implants": [
+            {"class": implant.category, "levels": list(implant.levels), "side": implant.side}
+            for implant, region in zip(patient.implants, metals, strict=True)
+            if region is not None
+        ],
+    }

@@ -464,6 +464,14 @@ def test_spacing_names_its_source(
     assert found.pixel_spacing_source == source
 
 
+@pytest.mark.parametrize(
+    ("said", "view"), [("LL", "lateral"), ("RL", "lateral"), ("AP", "ap"), ("PA", "ap"), ("RLO", None), (None, None)]
+)
+def test_the_view_is_taken_from_the_header(tmp_path: Path, said: str | None, view: str | None) -> None:
+    elements = {"ViewPosition": said} if said else {}
+    assert read_header(save(tmp_path / "film.dcm", picture(8), 8, **elements)).view == view
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
 def test_resolution_of_other_formats_is_no_spacing(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(picture(8)).save(tmp_path / f"film{suffix}", dpi=(254, 254))

@@ -34,6 +34,7 @@ from vertinst.data.dicom_spacing import Spacing, read_spacing
 from vertinst.data.quiet import no_logs, no_warnings
 from vertinst.errors import DataError
 from vertinst.structures.rle import MAX_PIXELS
+from vertinst.structures.views import view_name
 
 __all__ = ["DicomHeader", "read_dicom", "read_dicom_header"]
 
@@ -63,6 +64,7 @@ _TAGS = [
         "ImagerPixelSpacing",
         "EstimatedRadiographicMagnificationFactor",
         "NominalScannedPixelSpacing",
+        "ViewPosition",
     )
 ]
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
@@ -81,11 +83,13 @@ class DicomHeader:
         layout: How they are stored.
         display: How stored values become grey.
         spacing: mm between pixels and where that comes from, or None.
+        view: `lateral` or `ap` by View Position, or None where it says neither.
     """
 
     layout: Layout
     display: Display
     spacing: Spacing | None
+    view: str | None
 
 
 class _Clipped(io.BufferedReader):
@@ -167,7 +171,8 @@ def _header(file: BinaryIO, path: Path) -> tuple[DicomHeader, BinaryIO]:
         layout = _layout(dataset, syntax)
         check(layout, MAX_PIXELS)
         display = read_display(dataset, layout.bits_stored, is_signed=layout.is_signed)
-        header = DicomHeader(layout, display, read_spacing(dataset))
+        view = view_name(next(iter(texts(dataset, "ViewPosition")), None))
+        header = DicomHeader(layout, display, read_spacing(dataset), view)
     if syntax == DeflatedExplicitVRLittleEndian:
         start = rest.tell()
         if start + layout.native_bytes > _HEADER_BYTES:

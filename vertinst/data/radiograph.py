@@ -92,6 +92,7 @@ class FilmHeader:
         orientation: EXIF orientation, 1..8; 1 is upright.
         pixel_spacing_mm: (row, column), or None.
         pixel_spacing_source: Where the spacing comes from, or None.
+        view: `lateral` or `ap` where a DICOM film says so, or None.
     """
 
     height: int
@@ -99,6 +100,7 @@ class FilmHeader:
     orientation: int = 1
     pixel_spacing_mm: tuple[float, float] | None = None
     pixel_spacing_source: str | None = None
+    view: str | None = None
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -152,10 +154,10 @@ def _largest(stored: npt.NDArray[np.uint8 | np.uint16]) -> int:
 
 
 def read_header(path: Path) -> FilmHeader:
-    """Read size, orientation and pixel spacing of a film, no pixels.
+    """Read size, orientation, pixel spacing and view of a film, no pixels.
 
-    Spacing comes from DICOM alone (`dicom_spacing` says from which elements): what PNG, JPEG and TIFF call resolution
-    is dots on paper or a screen.
+    Spacing and view come from DICOM alone (`dicom_spacing` says from which elements): what PNG, JPEG and TIFF call
+    resolution is dots on paper or a screen.
 
     Raises:
         DataError: As `read_film`, as far as the header tells.
@@ -171,6 +173,7 @@ def read_header(path: Path) -> FilmHeader:
         header.layout.width,
         pixel_spacing_mm=(spacing.row_mm, spacing.column_mm) if spacing else None,
         pixel_spacing_source=spacing.source if spacing else None,
+        view=header.view,
     )
 
 

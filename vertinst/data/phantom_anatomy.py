@@ -7,24 +7,23 @@ the superior endplate of S1 and the pose is upright.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.random import Generator
 
+from vertinst.data.phantom_cement import Cement
+from vertinst.data.phantom_osteophytes import Osteophyte
 from vertinst.data.phantom_solids import BodyShape, Points
 
 if TYPE_CHECKING:
     # A style says how often diseases occur, and diseases change an anatomy: at run time nothing is needed of it here.
     from vertinst.data.phantom_style import PhantomStyle
 
-LUMBAR_LEVELS = ("L5", "L4", "L3", "L2", "L1", "T12")
-"""Annotated as `lumbar`, from below."""
 SACRAL_LEVELS = ("S1", "S2")
 """Annotated as `sacral`."""
-UNNAMED_LEVELS = ("T11", "T10", "T9")
-"""Visible, not annotated."""
 
 # level: depth, width, height, waist, lordosis share of the body, disc below: height, lordosis share
 _TYPICAL = {
@@ -38,7 +37,15 @@ _TYPICAL = {
     "T10": (29.0, 35.0, 22.0, 0.08, -0.06, 4.8, -0.03),
     "T9": (28.0, 32.0, 21.5, 0.08, -0.06, 4.4, -0.03),
 }
-_LORDOTIC = ("L5", "L4", "L3", "L2", "L1")
+# An L5 on its way to a sacral segment: low and square, hardly waisted, above a remnant of a disc.
+_SACRALISED = (33.0, 50.5, 22.5, 0.03, 0.02, 3.2, 0.05)
+# From below: each level with the typical one whose sizes and share of the lordosis it has.
+_STACKS = {
+    4: {"L4": "L5", "L3": "L4", "L2": "L3", "L1": "L2"},
+    5: {"L5": "L5", "L4": "L4", "L3": "L3", "L2": "L2", "L1": "L1"},
+    6: {"L6": "L5", "L5": "L5", "L4": "L4", "L3": "L3", "L2": "L2", "L1": "L1"},
+}
+_THORACIC = ("T12", "T11", "T10", "T9")
 # depth superior, depth inferior, width superior, height, wedge, gap to the next
 _SACRUM = {
     "S1": (34.0, 24.5, 52.0, 29.0, 2.0, 2.6),
@@ -47,6 +54,22 @@ _SACRUM = {
     "S4": (14.5, 11.5, 26.0, 18.0, -18.0, 0.8),
     "S5": (11.0, 8.0, 20.0, 15.0, -20.0, 0.5),
 }
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a patient departs from the usual spine.
+
+    Attributes:
+        lumbar_count: 4, 5 or 6 lumbar vertebrae.
+        sacralised: Whether L5 is partly fused with the sacrum.
+    """
+
+    lumbar_count: int = 5
+    sacralised: bool = False
+
+
+FIVE_LUMBAR = Variant()
 
 
 @dataclass(frozen=True)
@@ -71,12 +94,16 @@ class Vertebra:
         shape: The body.
         frame: Places the body's frame (origin in its middle) in the patient.
         tilt_deg: Sagittal angle of the body, positive where the anterior end is lower.
+        osteophytes: Spurs at its corners.
+        cement: Cement in it, if any.
     """
 
     level: str
     shape: BodyShape
     frame: Frame
     tilt_deg: float
+    osteophytes: tuple[Osteophyte, ...] = ()
+    cement: Cement | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +117,7 @@ class Anatomy:
         cortex: Factor on the thickness of cortex and endplates.
         girth: Factor on the thickness of soft tissue.
         roughness_seed: Seeds the small irregularities of the bones.
+        variant: Whether it departs from the usual five lumbar vertebrae.
     """
 
     vertebrae: dict[str, Vertebra]
@@ -98,15 +126,31 @@ class Anatomy:
     cortex: float
     girth: float
     roughness_seed: int
+    variant: Variant = FIVE_LUMBAR
+
+    @property
+    def lumbar_levels(self) -> tuple[str, ...]:
+        """Annotated as `lumbar`, from below: L5 (or L6, or L4) to L1 and T12."""
+        return lumbar_levels(self.vertebrae)
+
+    @property
+    def mobile_levels(self) -> tuple[str, ...]:
+        """S1 and the lumbar vertebrae from below, up to L1: where implants sit."""
+        return ("S1", *(level for level in self.vertebrae if level.startswith("L")))
 
 
-def draw_anatomy(rng: Generator, style: PhantomStyle) -> Anatomy:
+def lumbar_levels(levels: Iterable[str]) -> tuple[str, ...]:
+    """Of levels, those annotated as `lumbar`: all of the lumbar spine, and T12; in the given order."""
+    return tuple(level for level in levels if level.startswith("L") or level == "T12")
+
+
+def draw_anatomy(rng: Generator, style: PhantomStyle, variant: Variant = FIVE_LUMBAR) -> Anatomy:
     """Draw one patient; the same generator state gives the same patient."""
     scale = float(np.clip(rng.normal(1.0, 0.055), 0.86, 1.14))
     mean, spread, lowest, highest = style.lordosis_deg
     lordosis = float(np.clip(rng.normal(mean, spread), lowest, highest))
     slope = float(np.clip(9 + 0.62 * lordosis + rng.normal(0, 4), 16, 62))
-    vertebrae = {**_sacrum(rng, scale, slope), **_column(rng, scale, slope, lordosis)}
+    vertebrae = {**_sacrum(rng, scale, slope), **_column(rng, scale, slope, lordosis, variant)}
     return Anatomy(
         vertebrae=vertebrae,
         scale=scale,
@@ -114,6 +158,7 @@ def draw_anatomy(rng: Generator, style: PhantomStyle) -> Anatomy:
         cortex=float(rng.uniform(0.8, 1.25)),
         girth=float(rng.uniform(*style.girth)),
         roughness_seed=int(rng.integers(2**32)),
+        variant=variant,
     )
 
 
@@ -136,24 +181,27 @@ def _down(angle_deg: float) -> Points:
     return np.array([-np.sin(angle), np.cos(angle), 0.0])
 
 
-def _column(rng: Generator, scale: float, slope: float, lordosis: float) -> dict[str, Vertebra]:
-    """Stack T9 to L5 on the sacrum, each disc and body turning the next by its share of the lordosis."""
-    shares = np.array([[_TYPICAL[level][4], _TYPICAL[level][6]] for level in _LORDOTIC])
+def _column(rng: Generator, scale: float, slope: float, lordosis: float, variant: Variant) -> dict[str, Vertebra]:
+    """Stack all up to T9 on the sacrum, each disc and body turning the next by its share of the lordosis."""
+    stack = _STACKS[variant.lumbar_count] | dict.fromkeys(_THORACIC, "")
+    typical = {level: _TYPICAL[like or level] for level, like in stack.items()}
+    if variant.sacralised:
+        typical["L5"] = _SACRALISED
+    shares = np.array([[row[4], row[6]] for level, row in typical.items() if level.startswith("L")])
     wedges = lordosis * shares / shares.sum() + rng.normal(0, 1.3, shares.shape)
     sway = rng.normal(0, 1.1, 3)
     angle, top = slope, np.zeros(3)
     result = {}
-    for index, level in enumerate(_TYPICAL):
-        lordotic = level in _LORDOTIC
+    for index, (level, row) in enumerate(typical.items()):
         body_wedge, disc_wedge = (
-            wedges[index] if lordotic else 46 * np.array(_TYPICAL[level])[[4, 6]] + rng.normal(0, 0.8, 2)
+            wedges[index] if level.startswith("L") else 46 * np.array(row)[[4, 6]] + rng.normal(0, 0.8, 2)
         )
-        disc = _TYPICAL[level][5] * scale * rng.uniform(0.85, 1.12)
+        disc = row[5] * scale * rng.uniform(0.85, 1.12)
         if rng.random() < 0.22:
             disc *= rng.uniform(0.45, 0.75)
         bottom = top - disc * _down(angle - disc_wedge / 2)
         angle -= disc_wedge
-        shape = _lumbar_shape(rng, level, scale, float(body_wedge))
+        shape = _lumbar_shape(rng, row, scale, float(body_wedge))
         middle_deg = float(angle - body_wedge / 2)
         centre = bottom - shape.height_mm / 2 * _down(middle_deg)
         top = bottom - shape.height_mm * _down(middle_deg)
@@ -164,8 +212,8 @@ def _column(rng: Generator, scale: float, slope: float, lordosis: float) -> dict
     return result
 
 
-def _lumbar_shape(rng: Generator, level: str, scale: float, wedge_deg: float) -> BodyShape:
-    depth, width, height, waist = _TYPICAL[level][:4]
+def _lumbar_shape(rng: Generator, typical: tuple[float, ...], scale: float, wedge_deg: float) -> BodyShape:
+    depth, width, height, waist = typical[:4]
     depth *= scale * rng.normal(1, 0.03)
     return BodyShape(
         depth_superior_mm=float(depth * rng.uniform(0.97, 1.0)),

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.random import Generator
 
 from vertinst.data.phantom_anatomy import Anatomy, Vertebra
+from vertinst.data.phantom_cement import cement_slices
+from vertinst.data.phantom_osteophytes import osteophyte_slices
 from vertinst.data.phantom_solids import (
     Points,
     Solid,
@@ -31,11 +33,36 @@ _ILIAC_OUTLINE_MM = np.array(
 
 
 def body_solids(vertebra: Vertebra, anatomy: Anatomy) -> list[Solid]:
-    """The body: a dense shell, thicker at the endplates, around trabecular bone. First of the list: the outer shape."""
+    """The body: a dense shell, thicker at the endplates, around trabecular bone, and its osteophytes.
+
+    First of the list: the outer shape. What is not hollow (of positive integral) makes the outline.
+    """
     wall, endplate = 0.6 * anatomy.cortex, 1.1 * anatomy.cortex
     outer = body_slices(vertebra.shape, BODY_SLICES)
     inner = body_slices(vertebra.shape, BODY_SLICES, wall_mm=wall, endplate_mm=endplate)
-    return _shell(vertebra, anatomy, outer, inner, vertebra.shape.width_mm / BODY_SLICES)
+    shell = _shell(vertebra, anatomy, outer, inner, vertebra.shape.width_mm / BODY_SLICES)
+    return shell + osteophyte_solids(vertebra, anatomy)
+
+
+def osteophyte_solids(vertebra: Vertebra, anatomy: Anatomy) -> list[Solid]:
+    """The spurs at a body's corners, half as dense as cortex."""
+    solids = []
+    for spur in vertebra.osteophytes:
+        slices = osteophyte_slices(vertebra.shape, spur)
+        thickness_mm = spur.reach * vertebra.shape.width_mm / len(slices)
+        density = 0.5 * CORTICAL_PER_MM * anatomy.bone_density
+        solids.append(Solid(vertebra.frame.place(slices), density * thickness_mm))
+    return solids
+
+
+def cement_solids(anatomy: Anatomy) -> list[Solid]:
+    """All cement in the patient: as dense as metal nearly, and no instance of its own."""
+    return [
+        Solid(vertebra.frame.place(solid.slices), solid.integral)
+        for vertebra in anatomy.vertebrae.values()
+        if vertebra.cement is not None
+        for solid in cement_slices(vertebra.shape, vertebra.cement)
+    ]
 
 
 def body_surface(vertebra: Vertebra) -> Solid:

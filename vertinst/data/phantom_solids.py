@@ -46,6 +46,8 @@ class BodyShape:
         waist: Share by which the radius shrinks at mid-height, 0 to 0.3.
         bowl_mm: Depth of the endplates' hollows (superior, inferior).
         lip_mm: How far the anterior rims (superior, inferior) stand out, 0 or more.
+        collapse_mm: How far the endplates (superior, inferior) have sunk in the middle over the whole width, as after
+            a biconcave fracture, 0 or more; unlike the bowl, the outline on a lateral film shows it.
     """
 
     depth_superior_mm: float
@@ -56,6 +58,7 @@ class BodyShape:
     waist: float
     bowl_mm: tuple[float, float]
     lip_mm: tuple[float, float] = (0.0, 0.0)
+    collapse_mm: tuple[float, float] = (0.0, 0.0)
 
     def corners_mm(self) -> Points:
         """Mid-sagittal corners, (4, 3) mm.
@@ -130,6 +133,14 @@ def _half_depth(shape: BodyShape, height: Points, lateral: Points, wall_mm: floa
     return result
 
 
+def half_depth_mm(shape: BodyShape, *, superior: bool, lateral: Points | None = None) -> Points:
+    """Half of an endplate's depth without lip, mm, at lateral positions (S,) of -1 to 1; () in the middle without."""
+    height = np.array([[-0.5 if superior else 0.5]])
+    at = np.zeros(1) if lateral is None else lateral
+    result: Points = _half_depth(shape, height, at[:, None], 0.0)[:, 0]
+    return result[0] if lateral is None else result
+
+
 def _lipped(x: Points, lip_mm: float) -> Points:
     """Stretch the anterior quarter of an endplate's positions (S, K) by a lip."""
     reach = np.clip(2 * x / np.maximum(np.abs(x).max(axis=1, keepdims=True), 1e-9) - 1, 0, 1)
@@ -149,6 +160,9 @@ def _endplate(shape: BodyShape, x: Points, lateral: Points, *, superior: bool) -
     depth = shape.depth_superior_mm if superior else shape.depth_inferior_mm
     hollow = np.maximum(0.0, 1 - (2 * x / depth) ** 2 - lateral**2)
     plane = shape.height_mm / 2 + x * slope
+    if any(shape.collapse_mm):
+        # Steeper than the bowl: a body that has given way in the middle keeps its rims.
+        plane = plane - shape.collapse_mm[0 if superior else 1] * np.maximum(0.0, 1 - (2 * x / depth) ** 2) ** 1.3
     result: Points = hollow * shape.bowl_mm[0] - plane if superior else plane - hollow * shape.bowl_mm[1]
     return result
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from shapely import Polygon, union_all
 from shapely.geometry.base import BaseGeometry
 
-from vertinst.data.phantom_anatomy import LUMBAR_LEVELS, SACRAL_LEVELS, Anatomy
+from vertinst.data.phantom_anatomy import SACRAL_LEVELS, Anatomy, lumbar_levels
 from vertinst.data.phantom_implants import Implant
 from vertinst.data.phantom_projection import View, largest_polygon, silhouette
 from vertinst.data.phantom_solids import Points, Solid
@@ -43,12 +43,22 @@ def bone_regions(outer: dict[str, Solid], view: View, field_px: NDArray[np.float
         view: The projection.
         field_px: (V, 2) corners of the collimated field, xy px.
     """
-    categories = {"S2": "sacral", "S1": "sacral"} | dict.fromkeys(LUMBAR_LEVELS, "lumbar")
+    categories = {"S2": "sacral", "S1": "sacral"} | dict.fromkeys(lumbar_levels(outer), "lumbar")
     found = []
     for level, category in categories.items():
         outline = silhouette(outer[level].slices, view, _BONE_TOLERANCE_PX)
         found.append(_visible_region(category, level, outline, view, field_px))
     return [region for region in found if region is not None]
+
+
+def bone_outline(solids: list[Solid], view: View) -> Polygon:
+    """Outline of a body with its osteophytes: of all its solids that are not hollow."""
+    outer, *spurs = (solid for solid in solids if solid.integral > 0)
+    body = silhouette(outer.slices, view, _BONE_TOLERANCE_PX)
+    if not spurs:
+        return body
+    joined = largest_polygon(union_all([body, *(silhouette(spur.slices, view, _BONE_TOLERANCE_PX) for spur in spurs)]))
+    return Polygon(joined.exterior)
 
 
 def metal_regions(implants: list[Implant], view: View, field_px: NDArray[np.float64]) -> list[Region | None]:
@@ -83,7 +93,7 @@ def corners_px(anatomy: Anatomy, view: View) -> dict[str, Points]:
     film where a vertebra is cut by its border.
     """
     result = {}
-    for level in (*reversed(LUMBAR_LEVELS), *SACRAL_LEVELS):
+    for level in (*reversed(anatomy.lumbar_levels), *SACRAL_LEVELS):
         vertebra = anatomy.vertebrae[level]
         result[level] = view.project(vertebra.frame.place(vertebra.shape.corners_mm()))
     return result

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from vertinst.errors import DataError
 from vertinst.files import read_json, write_json
+from vertinst.report.labelled_reading import SCHEMA_VERSION, from_json
 from vertinst.structures import rle
+from vertinst.structures.measures import Body, Disc, Measure, Orientation, Scale
 from vertinst.structures.rle import Rle
-from vertinst.structures.spine import Implant, Spine, Vertebra
+from vertinst.structures.spine import Implant, Naming, Spine, Vertebra
 
 __all__ = ["DISCLAIMER", "SCHEMA_VERSION", "from_json", "read", "schema", "to_json", "write"]
 
-SCHEMA_VERSION = 1
 DISCLAIMER = "Research software, not a medical device."
 
-_FIX = "Write the file again with `vertinst predict`, or repair it at that place."
-_FOUND = ("category", "score", "box_xyxy_px", "segmentation", "flags")
-
-T = TypeVar("T")
+_DECIMALS = 4
+"""Of measures, coordinates of landmarks, and probabilities: far below what an outline on pixels can tell."""
+_DIRECTION_DECIMALS = 9
+"""Of unit vectors, which are multiplied with whole films."""
 
 
 def schema() -> dict[str, Any]:
@@ -38,6 +37,10 @@ def schema() -> dict[str, Any]:
 
 def to_json(spine: Spine, *, file_name: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """The labelled JSON of one film, ready to be written.
+
+    Measures, landmarks and probabilities are rounded to 4 decimals, directions to 9; scores and boxes are as they are.
+    A number that is not finite is no measurement: such a measure is left out, such a standard deviation is null, and a
+    body with such a corner is null.
 
     Args:
         spine: What was found; nothing at all is ordinary.
@@ -52,19 +55,92 @@ def to_json(spine: Spine, *, file_name: str, provenance: Mapping[str, Any]) -> d
             "file_name": file_name,
             "width": width,
             "height": height,
-            "pixel_spacing_mm": None,
-            "pixel_spacing_source": None,
+            "view": spine.view,
+            "orientation": _orientation(spine.orientation),
+            **_spacing(spine.scale),
         },
         "software": dict(provenance),
         "flags": list(spine.flags),
-        "vertebrae": [{"level": v.level, **_found_to_json(v), "polygons": _polygons(v.mask)} for v in spine.vertebrae],
-        "implants": [{**_found_to_json(i), "polygons": _polygons(i.mask)} for i in spine.implants],
-        "candidates": [_found_to_json(c) for c in spine.candidates],
+        "naming": _naming(spine.naming),
+        "construct": spine.construct,
+        "values": _measures(spine.values),
+        "vertebrae": [_vertebra(v) for v in spine.vertebrae],
+        "discs": [_disc(d) for d in spine.discs],
+        "implants": [{**_found(i), "levels": list(i.levels), "polygons": _polygons(i.mask)} for i in spine.implants],
+        "overlaps": [],
+        "candidates": [_found(c) for c in spine.candidates],
         "log": [dict(event) for event in spine.log],
     }
 
 
-def _found_to_json(found: Vertebra | Implant) -> dict[str, Any]:
+def _spacing(scale: Scale | None) -> dict[str, Any]:
+    if scale is None:
+        return {"pixel_spacing_mm": None, "pixel_spacing_source": None}
+    spacing = {"row": float(scale.row_mm), "column": float(scale.column_mm)}
+    return {"pixel_spacing_mm": spacing, "pixel_spacing_source": scale.source}
+
+
+def _orientation(orientation: Orientation | None) -> dict[str, Any] | None:
+    if orientation is None:
+        return None
+    axes = {"up": orientation.up, "anterior": orientation.anterior}
+    return {
+        **{name: [round(float(v), _DIRECTION_DECIMALS) for v in axis] for name, axis in axes.items()},
+        "sure": bool(orientation.sure),
+    }
+
+
+def _naming(naming: Naming | None) -> dict[str, Any] | None:
+    if naming is None:
+        return None
+    return {
+        "probability": _rounded(naming.probability),
+        "next_best": list(naming.next_best),
+        "next_probability": _rounded(naming.next_probability),
+        "anchor": naming.anchor,
+    }
+
+
+def _vertebra(vertebra: Vertebra) -> dict[str, Any]:
+    return {
+        "level": vertebra.level,
+        "confidence": None if vertebra.confidence is None else _rounded(vertebra.confidence),
+        **_found(vertebra),
+        "polygons": _polygons(vertebra.mask),
+        "body": _body(vertebra.body),
+    }
+
+
+def _body(body: Body | None) -> dict[str, Any] | None:
+    if body is None or not np.isfinite(body.corners_px).all():
+        return None
+    return {
+        "corners_px": [[_rounded(x), _rounded(y)] for x, y in body.corners_px],
+        "corners_sd_px": [_rounded_or_none(sd) for sd in body.corners_sd_px],
+        "values": _measures(body.values),
+        "grades": {name: int(grade) for name, grade in body.grades.items()},
+        "osteophytes": [
+            {
+                "corner": o.corner,
+                "area_px2": _rounded(o.area_px2),
+                "centre_px": [_rounded(v) for v in o.centre_px],
+            }
+            for o in body.osteophytes
+        ],
+    }
+
+
+def _disc(disc: Disc) -> dict[str, Any]:
+    return {
+        "upper": disc.upper,
+        "lower": disc.lower,
+        "name": disc.name,
+        "values": _measures(disc.values),
+        "grades": {name: int(grade) for name, grade in disc.grades.items()},
+    }
+
+
+def _found(found: Vertebra | Implant) -> dict[str, Any]:
     return {
         "category": found.category,
         "score": float(found.score),
@@ -81,6 +157,22 @@ def _polygons(mask: Rle) -> list[dict[str, Any]]:
     ]
 
 
+def _measures(values: Mapping[str, Measure]) -> dict[str, dict[str, float | None]]:
+    return {
+        name: {"value": _rounded(measure.value), "sd": _rounded_or_none(measure.sd)}
+        for name, measure in values.items()
+        if math.isfinite(measure.value)
+    }
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), _DECIMALS)
+
+
+def _rounded_or_none(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else _rounded(value)
+
+
 def write(spine: Spine, path: Path, *, file_name: str, provenance: Mapping[str, Any]) -> None:
     """Write the labelled JSON of one film, aside and renamed; see `to_json`.
 
@@ -91,7 +183,7 @@ def write(spine: Spine, path: Path, *, file_name: str, provenance: Mapping[str, 
 
 
 def read(path: Path) -> tuple[str, Spine, dict[str, Any]]:
-    """Read a labelled JSON as a stranger's file: every type, size and mask is checked.
+    """Read a labelled JSON as a stranger's file: every type, size and mask is checked. Versions 1 and 2 are read.
 
     Returns:
         The film's file name, not yet fit to be joined to a folder (see `files.inside`); the spine; the provenance.
@@ -100,141 +192,3 @@ def read(path: Path) -> tuple[str, Spine, dict[str, Any]]:
         DataError: The file is missing, not JSON, of another form or version, or its masks do not fit the film.
     """
     return from_json(read_json(path), where=str(path))
-
-
-def from_json(content: Any, *, where: str) -> tuple[str, Spine, dict[str, Any]]:
-    """Inverse of `to_json`; polygons are not read back, since the RLE is the exact mask.
-
-    Args:
-        content: Parsed JSON, of any type.
-        where: Named in errors.
-
-    Returns:
-        File name, spine, provenance.
-
-    Raises:
-        DataError: The content is not of the form of the schema, or its masks do not fit the film.
-    """
-    if not isinstance(content, dict) or "schema_version" not in content or "vertebrae" not in content:
-        raise DataError(
-            "must be a labelled JSON of vertinst, got another kind of file",
-            where=where,
-            fix="Move it out of the results folder, or give the folder that `vertinst predict` wrote.",
-        )
-    if content["schema_version"] != SCHEMA_VERSION:
-        raise DataError(
-            f"schema_version must be {SCHEMA_VERSION}, got {str(content['schema_version'])[:20]}",
-            where=where,
-            fix="Read it with the version of vertinst that wrote it, or predict the film again.",
-        )
-    parts = ("schema_version", "disclaimer", "image", "software", "flags", "vertebrae", "implants", "candidates", "log")
-    _keys(content, parts, where)
-    file_name, image_size = _image(content["image"], f"{where}, image")
-    provenance: dict[str, Any] = _typed(content["software"], dict, f"{where}, software")
-    log = _each(content["log"], f"{where}, log", lambda event, at: _typed(event, dict, at))
-    try:
-        spine = Spine(
-            image_size,
-            _each(content["vertebrae"], f"{where}, vertebrae", lambda v, at: _vertebra(v, image_size, at)),
-            _each(content["implants"], f"{where}, implants", lambda i, at: _implant(i, image_size, at, "polygons")),
-            _each(content["candidates"], f"{where}, candidates", lambda c, at: _implant(c, image_size, at)),
-            _flags(content["flags"], f"{where}, flags"),
-            log,
-        )
-    except DataError as error:
-        raise error if error.where else DataError(error.message, where=where, fix=error.fix) from error
-    return file_name, spine, provenance
-
-
-def _image(image: Any, where: str) -> tuple[str, tuple[int, int]]:
-    _keys(image, ("file_name", "width", "height", "pixel_spacing_mm", "pixel_spacing_source"), where)
-    name = _name(image["file_name"], f"{where}, file_name")
-    for key in ("pixel_spacing_mm", "pixel_spacing_source"):
-        if image[key] is not None:
-            raise DataError(f"{key} must be null in version {SCHEMA_VERSION}", where=where, fix=_FIX)
-    size = _typed(image["height"], int, f"{where}, height"), _typed(image["width"], int, f"{where}, width")
-    try:
-        return name, rle.check_size(size)
-    except DataError as error:
-        raise DataError(error.message, where=where, fix=error.fix) from error
-
-
-def _vertebra(entry: Any, image_size: tuple[int, int], where: str) -> Vertebra:
-    _keys(entry, ("level", *_FOUND, "polygons"), where)
-    level = _typed(entry["level"], str, f"{where}, level")
-    category, score, box, mask, flags = _found(entry, image_size, where)
-    try:
-        return Vertebra(level, category, score, box, mask, flags)
-    except DataError as error:
-        raise DataError(error.message, where=where, fix=error.fix) from error
-
-
-def _implant(entry: Any, image_size: tuple[int, int], where: str, *more: str) -> Implant:
-    _keys(entry, (*_FOUND, *more), where)
-    return Implant(*_found(entry, image_size, where))
-
-
-def _found(
-    entry: Mapping[str, Any], image_size: tuple[int, int], where: str
-) -> tuple[str, float, npt.NDArray[np.float32], Rle, tuple[str, ...]]:
-    category = _name(entry["category"], f"{where}, category")
-    score = _number(entry["score"], f"{where}, score")
-    if not 0 <= score <= 1:
-        raise DataError(f"score must lie in 0..1, got {score:g}", where=where, fix=_FIX)
-    box = _each(entry["box_xyxy_px"], f"{where}, box_xyxy_px", _number)
-    if len(box) != 4:
-        raise DataError(f"box_xyxy_px must hold 4 numbers, got {len(box)}", where=where, fix=_FIX)
-    mask = _mask(entry["segmentation"], image_size, f"{where}, segmentation")
-    return category, score, np.array(box, dtype=np.float32), mask, _flags(entry["flags"], f"{where}, flags")
-
-
-def _mask(segmentation: Any, image_size: tuple[int, int], where: str) -> Rle:
-    _keys(segmentation, ("size", "counts"), where)
-    _typed(segmentation["counts"], str, f"{where}, counts")
-    _each(segmentation["size"], f"{where}, size", lambda v, at: _typed(v, int, at))
-    try:
-        return rle.from_coco(segmentation, image_size)
-    except DataError as error:
-        raise DataError(error.message, where=where, fix=error.fix) from error
-
-
-def _name(value: Any, where: str) -> str:
-    if not _typed(value, str, where):
-        raise DataError("must not be empty", where=where, fix=_FIX)
-    return str(value)
-
-
-def _flags(flags: Any, where: str) -> tuple[str, ...]:
-    return _each(flags, where, lambda flag, at: _typed(flag, str, at))
-
-
-def _keys(entry: Any, expected: tuple[str, ...], where: str) -> None:
-    got = _typed(entry, dict, where)
-    missing = [k for k in expected if k not in got]
-    unknown = [str(k)[:40] for k in got if k not in expected]
-    if missing or unknown:
-        told = [
-            f"{word} {', '.join(names[:5])}" for word, names in (("lacks", missing), ("has unknown", unknown)) if names
-        ]
-        raise DataError(" and ".join(told), where=where, fix=_FIX)
-
-
-def _each(values: Any, where: str, convert: Callable[[Any, str], T]) -> tuple[T, ...]:
-    return tuple(convert(v, f"{where} {n}") for n, v in enumerate(_typed(values, list, where), start=1))
-
-
-def _number(value: Any, where: str) -> float:
-    number = float("nan")
-    if isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53):
-        number = float(value)
-    # The structures hold float32: what overflows there is no coordinate.
-    if not math.isfinite(number) or abs(number) > 1e30:
-        raise DataError(f"must be a finite number, got {str(value)[:20]}", where=where, fix=_FIX)
-    return number
-
-
-def _typed(value: Any, kind: type[T], where: str) -> T:
-    # JSON's true is an int in Python; it is none in a file.
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise DataError(f"must be of type {kind.__name__}, got {type(value).__name__}", where=where, fix=_FIX)
-    return value

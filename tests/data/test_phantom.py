@@ -187,7 +187,7 @@ def test_outlines_cover_what_is_projected():
     view = draw_view(np.random.default_rng(2), patient.anatomy, SMALL)
     bodies, _ = skeleton(patient.anatomy)
     field = np.array([[0.0, 0.0], [384.0, 0.0], [384.0, 512.0], [0.0, 512.0]])
-    for region in bone_regions({level: solids[0] for level, solids in bodies.items()}, view, field):
+    for region in bone_regions(bodies, view, field):
         covered = integrate(bodies[region.level][:1], view) > 0.5 * bodies[region.level][0].integral
         assert covered.sum() == pytest.approx(Polygon(region.outline).area, rel=0.05)
         drawn = np.zeros(view.size, np.uint8)
@@ -201,10 +201,7 @@ def test_a_body_cut_by_the_border_keeps_its_visible_part_or_goes():
     bodies, _ = skeleton(patient.anatomy)
     middle = corners_px(patient.anatomy, view)["L3"].mean(axis=0)[1]
     field = np.array([[0.0, 0.0], [384.0, 0.0], [384.0, middle], [0.0, middle]])
-    regions = {
-        region.level: region
-        for region in bone_regions({level: solids[0] for level, solids in bodies.items()}, view, field)
-    }
+    regions = {region.level: region for region in bone_regions(bodies, view, field)}
     assert {"L4", "L5", "S1", "S2"}.isdisjoint(regions)
     assert 0.3 < regions["L3"].visible < 0.7
     assert regions["L3"].outline[:, 1].max() == pytest.approx(middle, abs=0.01)

@@ -144,6 +144,16 @@ def lumbar_levels(levels: Iterable[str]) -> tuple[str, ...]:
     return tuple(level for level in levels if level.startswith("L") or level == "T12")
 
 
+def draw_variant(rng: Generator, style: PhantomStyle) -> Variant:
+    """Draw how a patient departs from the usual spine."""
+    counted, fused = rng.random(2)
+    if counted < style.six_lumbar_share:
+        return Variant(lumbar_count=6)
+    if counted < style.six_lumbar_share + style.four_lumbar_share:
+        return Variant(lumbar_count=4)
+    return Variant(sacralised=bool(fused < style.sacralised_share))
+
+
 def draw_anatomy(rng: Generator, style: PhantomStyle, variant: Variant = FIVE_LUMBAR) -> Anatomy:
     """Draw one patient; the same generator state gives the same patient."""
     scale = float(np.clip(rng.normal(1.0, 0.055), 0.86, 1.14))

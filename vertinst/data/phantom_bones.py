@@ -65,9 +65,10 @@ def cement_solids(anatomy: Anatomy) -> list[Solid]:
     ]
 
 
-def body_surface(vertebra: Vertebra) -> Solid:
-    """The outer shape of a body alone, as annotations have it; its integral is 0."""
-    return Solid(vertebra.frame.place(body_slices(vertebra.shape, BODY_SLICES)), 0.0)
+def surface_solids(vertebra: Vertebra, anatomy: Anatomy) -> list[Solid]:
+    """What makes the outline of a body in annotations: its outer shape, of integral 1, and its osteophytes."""
+    outer = vertebra.frame.place(body_slices(vertebra.shape, BODY_SLICES))
+    return [Solid(outer, 1.0), *osteophyte_solids(vertebra, anatomy)]
 
 
 def _shell(vertebra: Vertebra, anatomy: Anatomy, outer: Points, inner: Points, thickness_mm: float) -> list[Solid]:
@@ -249,11 +250,11 @@ def pelvis_solids(anatomy: Anatomy, rng: Generator) -> list[Solid]:
 
 
 def skeleton(anatomy: Anatomy) -> tuple[dict[str, list[Solid]], list[Solid]]:
-    """All bone: the bodies by level, and everything else."""
+    """All bone: the bodies by level, and everything else, with the cement in it."""
     rng = np.random.default_rng(anatomy.roughness_seed)
     bodies = {level: body_solids(vertebra, anatomy) for level, vertebra in anatomy.vertebrae.items()}
     rest = [*sacral_solids(anatomy, rng), *rib_solids(anatomy, rng), *pelvis_solids(anatomy, rng)]
     for level, vertebra in anatomy.vertebrae.items():
         if not level.startswith("S"):
             rest += posterior_solids(vertebra, anatomy, rng)
-    return bodies, rest
+    return bodies, rest + cement_solids(anatomy)

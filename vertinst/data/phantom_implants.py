@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from vertinst.data.phantom_anatomy import LUMBAR_LEVELS, Anatomy, Vertebra
+from vertinst.data.phantom_anatomy import Anatomy, Vertebra
 from vertinst.data.phantom_solids import Points, Solid, slice_positions, smooth_outline, tube_slices
 from vertinst.data.phantom_style import PhantomStyle
 
 TITANIUM_PER_MM = 0.22
 """Attenuation in excess of soft tissue at about 70 keV."""
-_FROM_BELOW = ("S1", *LUMBAR_LEVELS[:-1])
+_FIVE_LUMBAR = ("S1", "L5", "L4", "L3", "L2", "L1")
 _THREAD_PITCH_MM = 2.8
 
 
@@ -40,15 +40,21 @@ class Construct:
     caged: tuple[str, ...] = ()
 
 
-def draw_construct(rng: Generator, style: PhantomStyle) -> Construct:
-    """Draw whether and where a patient carries metal, without shaping it."""
+def draw_construct(rng: Generator, style: PhantomStyle, levels_from_below: tuple[str, ...] = _FIVE_LUMBAR) -> Construct:
+    """Draw whether and where a patient carries metal, without shaping it.
+
+    Args:
+        rng: Drawn from.
+        style: Prevalences.
+        levels_from_below: Where screws may sit, S1 first; five or more.
+    """
     if rng.random() >= style.metal_share:
         return Construct()
     start = int(rng.choice(4, p=[0.42, 0.32, 0.18, 0.08]))
     count = int(rng.choice([2, 3, 4, 5], p=[0.42, 0.32, 0.17, 0.09]))
-    levels = _FROM_BELOW[start : start + count]
+    levels = levels_from_below[start : start + count]
     if len(levels) < 2:
-        levels = _FROM_BELOW[start - 1 : start + 1]
+        levels = levels_from_below[start - 1 : start + 1]
     if rng.random() < style.cage_only_share:
         return Construct(caged=levels[1:3])
     caged = tuple(level for level in levels[1:] if rng.random() < style.cage_share)
@@ -123,7 +129,7 @@ def _rod(side: str, heads: list[Points], levels: tuple[str, ...], metal: float) 
 
 def _cage(rng: Generator, anatomy: Anatomy, upper: str, metal: float) -> Implant:
     """A hollow, toothed box between two endplates, named by the vertebra above."""
-    lower = _FROM_BELOW[_FROM_BELOW.index(upper) - 1]
+    lower = anatomy.mobile_levels[anatomy.mobile_levels.index(upper) - 1]
     top = anatomy.vertebrae[upper].frame.place(anatomy.vertebrae[upper].shape.corners_mm())
     bottom = anatomy.vertebrae[lower].frame.place(anatomy.vertebrae[lower].shape.corners_mm())
     start, length = rng.uniform(0.12, 0.3), rng.uniform(0.55, 0.68)

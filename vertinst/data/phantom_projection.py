@@ -75,7 +75,7 @@ def draw_view(rng: Generator, anatomy: Anatomy, style: PhantomStyle) -> View:
 
 def _spine_extent(anatomy: Anatomy, pose: Frame) -> tuple[Points, Points]:
     """Corners (x, y) mm of the box around the mid-sagittal corners of T12 to S2."""
-    levels = ("T12", "L1", "L2", "L3", "L4", "L5", "S1", "S2")
+    levels = (*reversed(anatomy.lumbar_levels), "S1", "S2")
     corners = [pose.place(anatomy.vertebrae[k].frame.place(anatomy.vertebrae[k].shape.corners_mm())) for k in levels]
     points = np.concatenate(corners)[:, :2]
     return points.min(axis=0), points.max(axis=0)

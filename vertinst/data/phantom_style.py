@@ -1,7 +1,9 @@
 """What kind of phantom films are drawn: size, prevalences and ranges."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any
 
+from vertinst.data.phantom_disease import Disease
 from vertinst.errors import DataError
 
 __all__ = ["STYLES", "PhantomStyle", "named_style"]
@@ -17,6 +19,7 @@ _LIMITS: dict[str, Range] = {
     "detector_blur_px": (0.1, 20.0),
     "equalisation": (0.0, 1.0),
     "gamma": (0.1, 10.0),
+    "scoliosis_deg": (0.0, 60.0),
 }
 
 
@@ -32,7 +35,15 @@ class PhantomStyle:
         cage_share: Share of the disc spaces within a screwed range that hold a cage, 0 to 1.
         close_up_share: Share of films taken so close that T12 may be cut by the upper border, 0 to 1.
         parallel_share: Share of films with parallel rays; the others diverge from a point source, 0 to 1.
+        six_lumbar_share: Share of patients with an L6 between S1 and L5, 0 to 1.
+        four_lumbar_share: Share of patients without an L5, whose L4 sits on S1, 0 to 1; with the one above at most 1.
+        sacralised_share: Share of the patients with five lumbar vertebrae whose L5 is partly fused with the sacrum:
+            low, with a rudimentary disc below and sunk between the iliac wings, 0 to 1.
+        no_sacrum_share: Share of films that end above S1, 0 to 1; they may cut L5.
+        ap_share: Share of patients whose films are antero-posterior and whose spine is scoliotic, 0 to 1.
+        scoliosis_deg: Range of their Cobb angle, within 0 to 60.
         films_per_patient: Most films of one patient, 1 or more; the number is drawn from 1 to this.
+        disease: How many patients have what; nobody has anything by default.
         lordosis_deg: Mean, standard deviation, lowest and highest drawn L1-S1 lordosis.
         bone_density: Range of the factor on the attenuation of bone, within 0.1 to 10; low means osteoporotic.
         girth: Range of the factor on the thickness of soft tissue, within 0.1 to 3.
@@ -54,6 +65,12 @@ class PhantomStyle:
     cage_share: float = 0.6
     close_up_share: float = 0.06
     parallel_share: float = 0.15
+    six_lumbar_share: float = 0.0
+    four_lumbar_share: float = 0.0
+    sacralised_share: float = 0.0
+    no_sacrum_share: float = 0.0
+    ap_share: float = 0.0
+    scoliosis_deg: Range = (5.0, 35.0)
     films_per_patient: int = 3
     lordosis_deg: tuple[float, float, float, float] = (46.0, 11.0, 20.0, 70.0)
     bone_density: Range = (0.7, 1.15)
@@ -64,12 +81,15 @@ class PhantomStyle:
     detector_blur_px: Range = (0.35, 0.7)
     equalisation: Range = (0.25, 0.65)
     gamma: Range = (0.85, 1.35)
+    disease: Disease = field(default_factory=Disease)
 
     def __post_init__(self) -> None:
         for name in ("height_px", "width_px"):
             _require(getattr(self, name) >= 64, name, "64 or more", getattr(self, name))
-        for name in ("metal_share", "cage_only_share", "cage_share", "close_up_share", "parallel_share"):
+        for name in share_names(self):
             _require(0.0 <= getattr(self, name) <= 1.0, name, "between 0 and 1", getattr(self, name))
+        counted = self.six_lumbar_share + self.four_lumbar_share
+        _require(counted <= 1.0, "six_lumbar_share", "at most 1 with four_lumbar_share", self.six_lumbar_share)
         _require(self.films_per_patient >= 1, "films_per_patient", "1 or more", self.films_per_patient)
         _, spread, lowest, highest = self.lordosis_deg
         _require(
@@ -78,6 +98,11 @@ class PhantomStyle:
         for name, (least, most) in _LIMITS.items():
             low, high = getattr(self, name)
             _require(least <= low <= high <= most, name, f"(low, high) within {least} to {most}", (low, high))
+
+
+def share_names(choices: Any) -> list[str]:
+    """Names of the fields of a dataclass that are shares: those that end in `_share`."""
+    return [entry.name for entry in fields(choices) if entry.name.endswith("_share")]
 
 
 def _require(good: bool, name: str, expected: str, got: object) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vertinst.data.phantom_anatomy import Anatomy, draw_anatomy
-from vertinst.data.phantom_bones import body_surface
+from vertinst.data.phantom_anatomy import Anatomy, draw_anatomy, draw_variant
+from vertinst.data.phantom_bones import surface_solids
+from vertinst.data.phantom_disease import apply_disease
 from vertinst.data.phantom_film import Exposure, develop, draw_exposure, to_pixels
 from vertinst.data.phantom_implants import Implant, draw_construct, shape_implants
 from vertinst.data.phantom_projection import View, draw_view, integrate
@@ -19,6 +20,8 @@ from vertinst.data.phantom_tissue import bone_grain, tissue_integral
 from vertinst.data.phantom_truth import Region, bone_regions, corners_px, lordosis_deg, metal_regions
 
 __all__ = ["PhantomFilm", "PhantomPatient", "draw_patient", "film_regions", "take_film"]
+
+_VARIANT, _DISEASE = 1, 2
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,14 @@ class PhantomPatient:
         anatomy: The spine.
         implants: The metal, possibly none.
         films: 1 or more.
+        disease: What they have, as it stands under `disease` in the truth.
     """
 
     number: int
     anatomy: Anatomy
     implants: list[Implant]
     films: int
+    disease: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -66,13 +71,21 @@ def draw_patient(seed: int, number: int, style: PhantomStyle) -> PhantomPatient:
     """Draw one patient from a seed and their number (from 1)."""
     rng = _stream(seed, number, 0)
     films = int(rng.integers(1, style.films_per_patient + 1))
-    anatomy = draw_anatomy(rng, style)
-    return PhantomPatient(number, anatomy, shape_implants(rng, anatomy, draw_construct(rng, style)), films)
+    variant = draw_variant(_stream(seed, number, 0, _VARIANT), style)
+    anatomy = draw_anatomy(rng, style, variant)
+    anatomy, disease = apply_disease(_stream(seed, number, 0, _DISEASE), anatomy, style.disease)
+    construct = draw_construct(rng, style, anatomy.mobile_levels)
+    if variant.sacralised:
+        construct = replace(construct, caged=tuple(level for level in construct.caged if level != "L5"))
+    return PhantomPatient(number, anatomy, shape_implants(rng, anatomy, construct), films, disease)
 
 
-def _stream(seed: int, patient: int, film: int) -> np.random.Generator:
-    """An independent generator for a patient (film 0) or one of their films."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(patient, film)))
+def _stream(seed: int, patient: int, film: int, *topic: int) -> np.random.Generator:
+    """An independent generator for a patient (film 0) or one of their films.
+
+    What came later than the first phantoms has a topic of its own, so that a film without it stays what it was.
+    """
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(patient, film, *topic)))
 
 
 def take_film(
@@ -102,7 +115,7 @@ def take_film(
     matter += tissue_integral(rng, patient.anatomy, view)
     metal = integrate([solid for implant in patient.implants for solid in implant.solids], view)
     pixels = to_pixels(develop(rng, matter, metal, exposure), bits)
-    regions, truth = _regions(patient, {level: solids[0] for level, solids in bodies.items()}, view, exposure)
+    regions, truth = _regions(patient, bodies, view, exposure)
     return PhantomFilm(f"{patient.name}_{film_number}.png", patient.name, pixels, regions, truth)
 
 
@@ -121,8 +134,9 @@ def film_regions(
         Regions from the lowest vertebra up, then metal; and the film's entry in truth.json.
     """
     _, view, exposure = _draw_film(patient, seed, film_number, style)
-    outer = {level: body_surface(vertebra) for level, vertebra in patient.anatomy.vertebrae.items()}
-    return _regions(patient, outer, view, exposure)
+    anatomy = patient.anatomy
+    surfaces = {level: surface_solids(vertebra, anatomy) for level, vertebra in anatomy.vertebrae.items()}
+    return _regions(patient, surfaces, view, exposure)
 
 
 def _draw_film(
@@ -135,10 +149,10 @@ def _draw_film(
 
 
 def _regions(
-    patient: PhantomPatient, outer: dict[str, Solid], view: View, exposure: Exposure
+    patient: PhantomPatient, bodies: dict[str, list[Solid]], view: View, exposure: Exposure
 ) -> tuple[list[Region], dict[str, Any]]:
-    """Annotation and truth of a film; `outer` are the bodies' surfaces by level."""
-    bones = bone_regions(outer, view, exposure.field_px)
+    """Annotation and truth of a film; `bodies` need only have what makes their outlines."""
+    bones = bone_regions(bodies, view, exposure.field_px)
     metals = metal_regions(patient.implants, view, exposure.field_px)
     regions = bones + [region for region in metals if region is not None]
     return regions, _truth(patient, view, exposure, bones, metals)
@@ -158,6 +172,8 @@ def _truth(
         "pixel_spacing_source": "phantom",
         "facing": view.facing,
         "marker": exposure.marker,
+        "lumbar_count": patient.anatomy.variant.lumbar_count,
+        "sacralised": patient.anatomy.variant.sacralised,
         "levels": [region.level for region in bones],
         "visible": {region.level: round(region.visible, 4) for region in bones},
         "corners_px": {level: np.round(points, 3).tolist() for level, points in corners.items()},
@@ -167,4 +183,5 @@ def _truth(
             for implant, region in zip(patient.implants, metals, strict=True)
             if region is not None
         ],
+        "disease": patient.disease,
     }

@@ -35,18 +35,18 @@ class Region:
     visible: float
 
 
-def bone_regions(outer: dict[str, Solid], view: View, field_px: NDArray[np.float64]) -> list[Region]:
+def bone_regions(bodies: dict[str, list[Solid]], view: View, field_px: NDArray[np.float64]) -> list[Region]:
     """Regions of the vertebral bodies from the lowest up: S2, S1, L5 to T12, as far as they are in the field.
 
     Args:
-        outer: Surfaces of the bodies by level.
+        bodies: Solids by level, the outer shape first; hollow ones (of negative integral) do not matter.
         view: The projection.
         field_px: (V, 2) corners of the collimated field, xy px.
     """
-    categories = {"S2": "sacral", "S1": "sacral"} | dict.fromkeys(lumbar_levels(outer), "lumbar")
+    categories = {"S2": "sacral", "S1": "sacral"} | dict.fromkeys(lumbar_levels(bodies), "lumbar")
     found = []
     for level, category in categories.items():
-        outline = silhouette(outer[level].slices, view, _BONE_TOLERANCE_PX)
+        outline = bone_outline(bodies[level], view)
         found.append(_visible_region(category, level, outline, view, field_px))
     return [region for region in found if region is not None]
 

@@ -148,11 +148,11 @@ def anterior_votes(
         rods lie behind the bodies).
     """
     angles = np.degrees(_lean(np.diff(centroids, axis=0), up))
-    onto_sacrum, in_lumbar = angles[sacral[:-1]], angles[~sacral[:-1] & ~sacral[1:]]
+    in_lumbar = angles[~sacral[:-1] & ~sacral[1:]]
     votes = {"sacrum": 0.0, "bend": 0.0, "lean": 0.0}
-    if len(onto_sacrum) and len(in_lumbar):
-        votes["sacrum"] = _capped((onto_sacrum.mean() - in_lumbar[:2].mean()) / _SACRUM_DEG, _SACRUM_MOST)
-    elif len(onto_sacrum):
+    if sacral.any() and len(in_lumbar):
+        votes["sacrum"] = _sacrum_vote(up, centroids[sacral], centroids[~sacral])
+    elif sacral[:-1].any():
         upright = np.array([0.0, -1.0 if up[1] <= 0 else 1.0])
         lean = np.degrees(_lean(np.diff(centroids, axis=0)[sacral[:-1]].mean(axis=0)[None], upright))[0]
         votes["lean"] = _capped(lean / _LEAN_DEG, _LEAN_MOST)
@@ -161,6 +161,15 @@ def anterior_votes(
         half = len(low) // 2
         votes["bend"] = _capped((low[:half].mean() - low[-half:].mean()) / _BEND_DEG, _BEND_MOST)
     return votes | _shape_votes(up, centroids, masks, sacral) | {"metal": _metal_vote(up, centroids, implants)}
+
+
+def _sacrum_vote(up: Points, sacrum: Points, lumbar: Points) -> float:
+    """The lean from the sacral parts to the lowest lumbar, beyond the lean among these; one false vertebra does little."""
+    low = lumbar[:4]
+    first, second = np.triu_indices(len(low), k=1)
+    among = np.median(_lean(low[second] - low[first], up))
+    onto = np.median(_lean((low[None, :2] - sacrum[:, None]).reshape(-1, 2), up))
+    return _capped(float(np.degrees(onto - among)) / _SACRUM_DEG, _SACRUM_MOST)
 
 
 def _capped(votes: float, most: float) -> float:

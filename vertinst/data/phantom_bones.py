@@ -45,12 +45,12 @@ def body_solids(vertebra: Vertebra, anatomy: Anatomy) -> list[Solid]:
 
 
 def osteophyte_solids(vertebra: Vertebra, anatomy: Anatomy) -> list[Solid]:
-    """The spurs at a body's corners, half as dense as cortex."""
+    """The spurs at a body's corners, less than half as dense as cortex."""
     solids = []
     for spur in vertebra.osteophytes:
         slices = osteophyte_slices(vertebra.shape, spur)
         thickness_mm = spur.reach * vertebra.shape.width_mm / len(slices)
-        density = 0.5 * CORTICAL_PER_MM * anatomy.bone_density
+        density = 0.45 * CORTICAL_PER_MM * anatomy.bone_density
         solids.append(Solid(vertebra.frame.place(slices), density * thickness_mm))
     return solids
 

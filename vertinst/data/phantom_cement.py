@@ -7,7 +7,7 @@ from numpy.random import Generator
 
 from vertinst.data.phantom_solids import BodyShape, Points, Solid, tube_slices
 
-CEMENT_PER_MM = 0.085
+CEMENT_PER_MM = 0.09
 """Attenuation in excess of soft tissue at about 70 keV: acrylic with some 30 % of barium sulphate, by weight, lies
 between bone and titanium."""
 _SLICES = 6
@@ -38,18 +38,23 @@ def cement_slices(shape: BodyShape, cement: Cement) -> list[Solid]:
             0.26 * shape.width_mm,
         ]
     )
-    solids = [_blob(rng, rng.uniform(-0.6, 0.75, 3) * room, room) for _ in range(cement.blobs)]
+    solids = [lump for _ in range(cement.blobs) for lump in _blob(rng, rng.uniform(-0.6, 0.75, 3) * room, room)]
     if cement.leak != "none":
         solids += _leak(rng, shape, cement.leak)
     return solids
 
 
-def _blob(rng: Generator, centre: Points, room: Points) -> Solid:
-    """A crooked, lumpy sausage that stays within `room` of the body's middle."""
-    steps = rng.normal(0, 1, (7, 3)) * np.array([2.4, 1.6, 1.6])
-    path = np.clip(centre + np.cumsum(steps, axis=0), -0.8 * room, 0.8 * room)
-    radii = rng.uniform(0.5, 1.2, 7) * min(4.0, 0.5 * float(room[:2].min()) + 0.8)
-    return _dense(path, radii)
+def _blob(rng: Generator, centre: Points, room: Points) -> list[Solid]:
+    """A few overlapping lumps in a row that stay within `room` of the body's middle."""
+    size = min(4.5, 0.4 * float(room[:2].min()) + 1.0)
+    steps = rng.normal(0, 1, (4, 3)) * np.array([3.0, 1.8, 2.2])
+    middles = np.clip(centre + np.cumsum(steps, axis=0), -0.8 * room, 0.8 * room)
+    half_lengths = rng.normal(0, 1.2, (4, 3))
+    half_lengths[:, 0] += 0.3
+    return [
+        _dense(np.stack([middle - half, middle + half]), rng.uniform(0.5, 1.1, 2) * size)
+        for middle, half in zip(middles, half_lengths, strict=True)
+    ]
 
 
 def _dense(path: Points, radii: Points) -> Solid:

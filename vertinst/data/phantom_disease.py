@@ -182,7 +182,7 @@ def _cement(rng: Generator, anatomy: Anatomy, fractured: list[str]) -> tuple[Ana
     for level in levels:
         leak = str(rng.choice(["none", "disc", "anterior"], p=[0.7, 0.2, 0.1]))
         vertebrae[level] = replace(
-            vertebrae[level], cement=Cement(int(rng.integers(2**32)), int(rng.integers(4, 9)), leak)
+            vertebrae[level], cement=Cement(int(rng.integers(2**32)), int(rng.integers(5, 11)), leak)
         )
         entries.append({"level": level, "leak": leak})
     return replace(anatomy, vertebrae=vertebrae), entries

@@ -8,8 +8,10 @@ from vertinst.data.phantom_solids import BodyShape, Points, half_depth_mm, slice
 from vertinst.structures.measures import CORNERS
 
 _SLICES = 14
-_ROOT_MM = 5.0
+_ROOT_MM = 1.8
 """How deep a spur is rooted in the body, so that the rounded corner leaves no gap."""
+_FOOT_SHARE = 0.3
+"""How far a spur runs down the wall, as a share of the body's height."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def osteophyte_slices(shape: BodyShape, spur: Osteophyte) -> Points:
     to_disc = to_disc * np.sign(to_disc[1]) * (-1 if index < 2 else 1)
     lateral = slice_positions(_SLICES) * spur.reach
     taper = np.sqrt(1 - (lateral / spur.reach) ** 2)[:, None]
-    local = np.repeat(_profile(spur, 0.3 * shape.height_mm)[None], _SLICES, axis=0)
+    local = np.repeat(_profile(shape, spur)[None], _SLICES, axis=0)
     local[..., 0] = np.where(local[..., 0] > 0, local[..., 0] * taper, local[..., 0])
     local[..., 1] = np.where(local[..., 1] > 0, local[..., 1] * taper, local[..., 1])
     local[..., 0] -= half_depth_mm(shape, superior=index < 2) * (1 - _rim(shape, lateral, superior=index < 2))[:, None]
@@ -56,22 +58,17 @@ def _rim(shape: BodyShape, lateral: Points, *, superior: bool) -> Points:
     return result
 
 
-def _profile(spur: Osteophyte, foot_mm: float) -> Points:
+def _profile(shape: BodyShape, spur: Osteophyte) -> Points:
     """Outline of a spur in its middle, (V, 2) mm: outward from the corner, and towards the disc."""
-    size, rise = spur.size_mm, spur.rise_mm
-    points = np.array(
-        [
-            *[
-                (-_ROOT_MM, -1.5),
-                (-1.0, -0.2),
-                (0.55 * size, 0.2 * rise),
-                (size, rise),
-                (1.02 * size, 0.5 * rise - 0.8),
-            ],
-            *[(0.5 * size, -0.45 * size - 1.0), (-0.5, -foot_mm), (-_ROOT_MM, -foot_mm)],
-        ]
-    )
-    smooth = smooth_outline(points)
+    size, rise, foot = spur.size_mm, spur.rise_mm, _FOOT_SHARE * shape.height_mm
+    superior, anterior = spur.corner.startswith("superior"), spur.corner.endswith("anterior")
+    lip = shape.lip_mm[0 if superior else 1] if anterior else 0.0
+    # At its foot the wall has drawn in by the waist (the posterior one by half of it) and by all of the lip.
+    waist = (0.84 if anterior else 0.42) * shape.waist * float(half_depth_mm(shape, superior=superior))
+    wall = -lip - waist
+    tip = [(0.55 * size, 0.2 * rise), (size, rise), (1.02 * size, 0.5 * rise - 0.8), (0.45 * size, -0.35 * size - 1)]
+    points = [(-_ROOT_MM, -1.0), (-1.0, -0.2), *tip, (wall, -foot), (wall - _ROOT_MM, -0.8 * foot)]
+    smooth = smooth_outline(np.array(points))
     # Smoothing blunts the tip: drawn out again to the stated size.
     ahead = smooth[:, 0] > 0
     smooth[ahead, 0] *= size / smooth[:, 0].max()

@@ -4,10 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vertinst.errors import ConfigError
-from vertinst.postprocess.labelling import Anchor, label_levels, parse_anchor
+from vertinst.postprocess.labelling import Anchor, LabelOptions, label_levels, parse_anchor
 from vertinst.structures import rle
 
 SIZE = 400
+# The chain reaches T11, higher than the source's annotators went.
+ANNOTATED = LabelOptions(highest_level="T11")
 # A lordotic chain from S2 up, xy px, with its truth.
 CHAIN = {
     "S2": (250, 360), "S1": (215, 330), "L5": (190, 290), "L4": (178, 248), "L3": (172, 205), "L2": (175, 162),
@@ -42,7 +44,7 @@ def label(names, *, anchor=None, scores=None, angle_deg=0.0, mirrored=False, ord
     masks = [square(centres[i]) for i in order]
     sacral = np.array([names[i][0] == "S" for i in order], dtype=bool)
     values = np.array([(scores or {}).get(names[i], 0.9) for i in order])
-    levels = label_levels(masks, sacral, values, anchor)
+    levels = label_levels(masks, sacral, values, anchor=anchor, options=ANNOTATED)
     return {names[order[i]]: level for i, level in zip(levels.order, levels.names, strict=True)}, levels
 
 
@@ -75,14 +77,16 @@ def test_input_order_and_angle_never_matter(order, angle_deg):
 def test_one_sacral_instance_is_s1():
     named, levels = label(["S1", "L5", "L4"])
     assert named == identity(["S1", "L5", "L4"])
-    assert levels.flags == []
+    # The chain ends where other vertebrae would be seen: whether there are four, five or six is open.
+    assert levels.flags == ["levels_unsure"]
 
 
 def test_whole_sacrum_as_one_instance_is_no_gap():
     masks = [square(CHAIN[n]) for n in ("L5", "L4", "L3", "L2")]
     tall = np.zeros((SIZE, SIZE), dtype=bool)
     tall[310:400, 180:300] = True
-    levels = label_levels([rle.encode(tall), *masks], np.array([True] + [False] * 4), np.ones(5))
+    options = LabelOptions(highest_level=None)
+    levels = label_levels([rle.encode(tall), *masks], np.array([True] + [False] * 4), np.ones(5), options=options)
     assert levels.names == ["S1", "L5", "L4", "L3", "L2"]
     assert levels.flags == []
 
@@ -123,23 +127,32 @@ def test_sacral_anchor_gives_no_level_twice():
     assert named == {"S1": "S2", "L5": "S1", "L4": "L5"}
 
 
-def test_gap_is_flagged_and_never_filled():
-    named, levels = label(["S1", "L5", "L4", "L2", "L1"])
-    assert named == {"S1": "S1", "L5": "L5", "L4": "L4", "L2": "L3", "L1": "L2"}
-    assert levels.flags == ["gap_between_L4_L3"]
+@pytest.mark.parametrize("missing", ["L5", "L4", "L3", "L2", "L1", "T12"])
+def test_a_missing_vertebra_leaves_a_gap_in_the_numbering(missing):
+    rest = [name for name in CHAIN if name != missing]
+    named, levels = label(rest)
+    assert named == identity(rest)
+    names = list(CHAIN)
+    place = names.index(missing)
+    assert f"gap_between_{names[place - 1]}_{names[place + 1]}" in levels.flags
 
 
-def test_missing_l5_is_flagged():
-    named, levels = label(["S2", "S1", "L4", "L3", "L2", "L1"])
-    assert named["L4"] == "L5"
-    assert levels.flags == ["gap_between_S1_L5"]
+def test_a_candidate_fills_a_gap_and_is_not_taken_beyond_the_ends():
+    names = [n for n in CHAIN if n not in ("T11", "T12")]
+    masks = [square(CHAIN[n]) for n in [*names, "T12"]]
+    sacral = np.array([n[0] == "S" for n in [*names, "T12"]])
+    kept = np.array([n not in ("L3", "T12") for n in [*names, "T12"]])
+    levels = label_levels(masks, sacral, np.where(kept, 0.9, 0.2), kept, options=ANNOTATED)
+    assert levels.names == names
+    assert not any(flag.startswith("gap") for flag in levels.flags)
 
 
-def test_false_sacrum_on_the_wrong_side_is_out_of_order():
+def test_false_sacrum_on_the_wrong_side_is_no_part_of_the_chain():
     places = {**CHAIN, "S9": (215, 5)}
     named, levels = label([*CHAIN, "S9"], places=places, scores={"S9": 0.6})
-    assert named == {**identity(CHAIN), "S9": "S3"}
-    assert len(levels.out_of_order) == 1
+    assert named == identity(CHAIN)
+    assert levels.extra == [len(CHAIN)]
+    assert "sacrum_on_both_sides" in levels.flags
 
 
 def test_one_vertebra():
@@ -152,6 +165,7 @@ def test_sacrum_alone():
     named, levels = label(["S1", "S2"])
     assert named == identity(["S1", "S2"])
     assert levels.flags == ["no_lumbar"]
+    assert levels.naming.probability > 0.9
 
 
 def test_nothing():
@@ -164,7 +178,7 @@ def test_more_than_there_are_names():
     places = {f"S{n}": (n * 30, 350) for n in range(1, 8)}
     _, levels = label(places, places=places)
     assert levels.names == ["S5", "S4", "S3", "S2", "S1"]
-    assert len(levels.unnamed) == 2
+    assert len(levels.extra) == 2
     assert "beyond_levels" in levels.flags
     _, levels = label(["L5", "L4", "L3"], anchor=Anchor("C2", "lowest"))
     assert levels.names == ["C2", "C1"]
@@ -177,7 +191,7 @@ def test_parse_anchor(text, expected):
     assert parse_anchor(text) == Anchor(*expected)
 
 
-@pytest.mark.parametrize("text", ["", "L5", "L6=lowest", "L5=left", "X1=lowest", "L5==lowest"])
+@pytest.mark.parametrize("text", ["", "L5", "L7=lowest", "L5=left", "X1=lowest", "L5==lowest"])
 def test_parse_anchor_refuses(text):
-    with pytest.raises(ConfigError, match="anchor must be LEVEL=lowest or LEVEL=highest"):
+    with pytest.raises(ConfigError, match="anchor must be LEVEL=lowest, LEVEL=highest or LEVEL@X,Y"):
         parse_anchor(text)

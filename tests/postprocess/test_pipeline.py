@@ -42,10 +42,10 @@ def test_whole_way():
     spine = build_spine(found(ROWS), CLASSES)
     assert [v.level for v in spine.vertebrae] == ["S1", "L5", "L4", "L3"]
     assert [v.category for v in spine.vertebrae] == ["sacral", "lumbar", "lumbar", "lumbar"]
-    assert [v.flags for v in spine.vertebrae] == [(), (), ("low_score",), ()]
+    assert [v.flags for v in spine.vertebrae] == [(), (), ("low_score", "duplicate_suppressed"), ()]
     assert [i.category for i in spine.implants] == ["screw", "cage"]
     assert [round(c.score, 2) for c in spine.candidates] == [0.3]
-    assert spine.flags == ()
+    assert spine.flags == ("levels_unsure",)
     assert [event["removed"]["score"] for event in spine.log] == [0.55]
     json.dumps(spine.log, allow_nan=False)
 
@@ -115,13 +115,17 @@ def test_vertebrae_without_a_name_become_candidates():
     spine = build_spine(found(rows), CLASSES)
     assert len(spine.vertebrae) == 5
     assert spine.candidates[0].flags == ("beyond_levels",)
+    assert spine.log[-1]["reason"] == "no_name_left"
 
 
 def test_sacrum_on_the_wrong_side_is_flagged():
     rows = [*ROWS[:4], ((20, 4, 40, 16), "sacral", 0.75)]
     spine = build_spine(found(rows), CLASSES)
-    assert {v.level: v.flags for v in spine.vertebrae}["S2"] == ("out_of_order",)
-    assert "sacrum_on_both_sides" in spine.flags
+    assert [v.level for v in spine.vertebrae] == ["S1", "L5", "L4", "L3"]
+    assert spine.candidates[0].flags == ("extra",)
+    assert {"sacrum_on_both_sides", "extra_vertebra"} <= set(spine.flags)
+    assert spine.log[-1]["event"] == "dropped"
+    assert spine.log[-1]["removed"]["score"] == 0.75
 
 
 def test_truth_and_foreign_classes_are_refused():

@@ -2,209 +2,446 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
 
 from vertinst.errors import ConfigError
-from vertinst.postprocess.chain import along, centroids_xy, extent_along, spacings_px, spine_axis
-from vertinst.structures import Rle
-from vertinst.structures.spine import LEVELS, level_above
+from vertinst.postprocess.chain import centroids_xy, extent_along
+from vertinst.postprocess.decoding import Chain, Detections, log_sum, read_chains
+from vertinst.structures import Naming, Rle, rle
+from vertinst.structures.spine import LEVELS, TRANSITIONAL, is_level, level_above
 
-__all__ = ["GAP_RATIO", "Anchor", "Levels", "label_levels", "parse_anchor"]
+__all__ = ["Anchor", "LabelOptions", "Levels", "label_levels", "parse_anchor"]
 
-GAP_RATIO = 1.6
-"""A spacing above this many times the median of the others is flagged as a gap. A missing vertebra doubles it."""
+_TEMPERATURE = 1.0
+"""Log odds of the search are divided by this: fitted so that confidences are right as often as they say."""
+_TOP_SEEN = 0.93
+_TOP_MISSED = (0.03, 0.02)
+_TOP_CUT = 0.9
+_TOP_EXCEEDED = 0.02
+_ROOM = 0.35
+"""Part of a spacing that a vertebra needs beyond its centre to be found."""
+_ANCHOR = re.compile(
+    r"\s*([SLT]\d{1,2}|C\d)\s*(?:=\s*(lowest|highest)|@\s*(\d+(?:\.\d+)?)\s*,\s*(\d+(?:\.\d+)?))\s*", re.I
+)
 
-# Between sacrum and lowest lumbar the centroids mislead where the whole sacrum is one instance: a gap must also lie
-# between the outlines. A missing L5 leaves about one spacing and a disc, the disc alone about 0.3 of a spacing.
-SACRAL_GAP_RATIO = 0.8
+
+class LabelOptions(BaseModel):
+    """How levels are counted. Unknown keys are refused.
+
+    Attributes:
+        highest_level: Uppermost level that the annotators outlined wherever it was in view: T12 in the source's films.
+            One vertebra more than that up to it hints at six lumbar vertebrae, one less at four. null where films were
+            annotated as far as they reach: then neither can be told.
+        six_lumbar: 0..1; share of people with six lumbar vertebrae.
+        four_lumbar: 0..1; share of people with four.
+        transition_probability: 0..1; from this probability on `possible_L6` and `possible_L4_only` are said.
+        sure_probability: 0..1; films whose levels are less sure are flagged `levels_unsure`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    highest_level: str | None = Field(default="T12", pattern=r"^(L1|T12|T11|T10)$")
+    six_lumbar: float = Field(default=0.05, ge=0, le=0.4)
+    four_lumbar: float = Field(default=0.05, ge=0, le=0.4)
+    transition_probability: float = Field(default=0.1, ge=0, le=1)
+    sure_probability: float = Field(default=0.9, ge=0, le=1)
 
 
 class Anchor(NamedTuple):
-    """Where counting starts.
+    """What the user knows of one vertebra.
 
     Attributes:
-        level: Name of the first vertebra of the chain, S5 to C1.
-        position: `lowest`: that vertebra has the largest y of the chain. `highest`: the smallest, which means that
-            the film lies upside down. Counting goes upward in the body from there in both cases.
+        level: Its name: S5 to C1, L6 or T13.
+        position: `lowest`: of the chain of vertebrae that are not sacral it has the largest y. `highest`: the smallest,
+            which means that the film lies upside down. Counting goes upward in the body from there in both cases.
+            `at`: it lies at `point_px`.
+        point_px: xy px, for `at`.
     """
 
     level: str
     position: str
+    point_px: tuple[float, float] | None = None
+
+    def __str__(self) -> str:
+        if self.point_px is None:
+            return f"{self.level}={self.position}"
+        return f"{self.level}@{self.point_px[0]:g},{self.point_px[1]:g}"
 
 
 class Levels(NamedTuple):
-    """Result of `label_levels`.
+    """Result of `label_levels`; positions are those of the masks given.
 
     Attributes:
         order: Positions of the named vertebrae, from the sacrum up.
         names: Their levels, none twice.
-        unnamed: Positions for which no name is left (more than five sacral parts, or a chain beyond C1).
-        out_of_order: Positions of sacral instances on the side of the chain where no sacrum can be.
+        confidence: 0..1 for each that its level is right; None where nothing anchors the names.
+        extra: Positions of kept detections that are no vertebra of the chain, or for which no name is left.
         flags: What holds for the whole film.
+        naming: How sure all levels are, or None where nothing anchors them.
     """
 
     order: list[int]
     names: list[str]
-    unnamed: list[int]
-    out_of_order: list[int]
+    confidence: list[float | None]
+    extra: list[int]
     flags: list[str]
+    naming: Naming | None
 
 
 def parse_anchor(text: str) -> Anchor:
-    """Read `LEVEL=lowest` or `LEVEL=highest`, in any case, e.g. `L5=lowest`.
+    """Read `LEVEL=lowest`, `LEVEL=highest` or `LEVEL@X,Y` (a point on that vertebra, px), in any case.
 
     Raises:
         ConfigError: Anything else.
     """
-    match = re.fullmatch(r"\s*([SLTC]\d{1,2})\s*=\s*(lowest|highest)\s*", text, re.IGNORECASE)
-    if match is None or match[1].upper() not in LEVELS:
+    match = _ANCHOR.fullmatch(text)
+    if match is None or not is_level(match[1].upper()):
         raise ConfigError(
-            f"anchor must be LEVEL=lowest or LEVEL=highest with a level from S5 to C1, got {text!r}",
-            fix="Write --anchor L5=lowest (or L5=highest where the film lies upside down).",
+            "anchor must be LEVEL=lowest, LEVEL=highest or LEVEL@X,Y with a level from S5 to C1, L6 or T13, "
+            f"got {text[:60]!r}",
+            fix="Write --anchor L5=lowest (or L5=highest where the film lies upside down, or L5@512,800 for a point).",
         )
-    return Anchor(match[1].upper(), match[2].lower())
+    if match[2]:
+        return Anchor(match[1].upper(), match[2].lower())
+    return Anchor(match[1].upper(), "at", (float(match[3]), float(match[4])))
+
+
+class _Reading(NamedTuple):
+    """A chain with names: order from the sacrum up, how likely, and with how many lumbar vertebrae it was counted.
+
+    `found` is the chain as it was found, `chain` the same, perhaps turned round.
+    """
+
+    order: tuple[int, ...]
+    names: tuple[str, ...]
+    found: Chain
+    chain: Chain
+    log_weight: float
+    lumbar: int
 
 
 def label_levels(
-    masks: Sequence[Rle], sacral: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating], anchor: Anchor | None = None
+    masks: Sequence[Rle],
+    sacral: npt.NDArray[np.bool_],
+    scores: npt.NDArray[np.floating],
+    kept: npt.NDArray[np.bool_] | None = None,
+    anchor: Anchor | None = None,
+    options: LabelOptions = LabelOptions(),  # noqa: B008 - frozen
 ) -> Levels:
     """Name the vertebrae of one film.
 
-    The chain of vertebrae that are not sacral is ordered along its main axis. It starts at the end towards the sacrum
-    (the best scored sacral instance), or where the anchor says; so it does not matter how the film lies. Sacral
-    instances are S1, S2 ... by their distance from the chain's start. Nothing is guessed: a suspected gap is flagged
-    and the names are left as counted; without sacrum and anchor the names are `+1`, `+2` ... from the lowest on the
-    film. An anchor wins over the sacrum.
+    The most likely chain of detections (see `decoding`) is counted from its sacral end, whichever way the film lies:
+    L5, L4 ... Levels between two neighbours that lie too far apart are left out. Candidates fill such gaps. Six or four
+    lumbar vertebrae are never counted out of themselves: names stay as with five, the film is flagged and the
+    confidence falls. Without sacrum and anchor the names are `+1`, `+2` ... from the lowest on the film. An anchor
+    wins over the sacrum.
 
     Args:
         masks: N masks of vertebrae and sacral parts, none of them empty; N = 0 is allowed.
         sacral: (N,) which of them are sacral.
-        scores: (N,).
+        scores: (N,) 0..1.
+        kept: (N,) which are at or above the score threshold; None for all. Others are candidates.
         anchor: What the user says about the chain, if anything.
+        options: What is known of the annotation and of people.
 
     Returns:
         Names and flags: `no_vertebra`, `no_sacrum`, `no_lumbar` (sacral instances alone: S1 is taken to be the
-        upper one on the film), `anchor_disagrees_with_sacrum`, `sacrum_on_both_sides` (of the chain: the better scored
-        one was believed, and if it is the false one every level is wrong), `gap_between_A_B`, `beyond_levels`.
+        upper one on the film), `anchor_disagrees_with_sacrum`, `anchor_missed` (no vertebra at its point),
+        `sacrum_on_both_sides`, `gap_between_A_B`, `possible_L6`, `possible_L4_only`, `levels_unsure`, `beyond_levels`.
     """
-    if len(masks) == 0:
-        return Levels([], [], [], [], ["no_vertebra", "no_sacrum"])
-    centroids = centroids_xy(masks)
-    lumbar_part, sacral_part = np.flatnonzero(~sacral), np.flatnonzero(sacral)
-    flags = [] if len(sacral_part) else ["no_sacrum"]
-    flags += [] if len(lumbar_part) else ["no_lumbar"]
-    chain, up = _order_chain(centroids, lumbar_part, sacral_part, scores, anchor)
-    if anchor and len(lumbar_part) and len(sacral_part) and _disagrees(centroids, chain, sacral_part, scores, anchor):
-        flags.append("anchor_disagrees_with_sacrum")
-    below, wrong_side = _order_sacral(centroids, chain, sacral_part, up)
-    flags += ["sacrum_on_both_sides"] if wrong_side else []
-    chain_names = _chain_names(len(chain), anchor, bool(len(sacral_part)))
-    sacral_names = _sacral_names(len(below) + len(wrong_side), chain_names)
-    named = dict(zip([*below, *wrong_side], sacral_names, strict=False)) | dict(zip(chain, chain_names, strict=False))
-    # From the sacrum up: S3, S2, S1, L5 ...; sacral instances out of place keep to their name's place.
-    order = [i for i in [*reversed([*below, *wrong_side]), *chain] if i in named]
-    unnamed = [i for i in [*below, *wrong_side, *chain] if i not in named]
-    flags += ["beyond_levels"] if unnamed else []
-    flags += _gaps([i for i in order if i not in wrong_side], named, masks, centroids, sacral)
-    return Levels(order, [named[i] for i in order], unnamed, wrong_side, flags)
+    kept = np.ones(len(masks), dtype=bool) if kept is None else kept
+    if not kept.any():
+        return Levels([], [], [], [], ["no_vertebra", "no_sacrum"], None)
+    # By their place on the film: what ties is then decided by content, never by the order in which it came.
+    places = centroids_xy(masks)
+    by_place = np.lexsort((scores, places[:, 0], places[:, 1]))
+    ordered = [masks[int(i)] for i in by_place]
+    found = _detections(ordered, sacral[by_place], np.asarray(scores, dtype=np.float64)[by_place], kept[by_place])
+    levels = _Labelling(ordered, found, anchor, options).levels()
+    return levels._replace(
+        order=[int(by_place[i]) for i in levels.order], extra=[int(by_place[i]) for i in levels.extra]
+    )
 
 
-def _order_chain(
-    centroids: npt.NDArray[np.float64],
-    lumbar: npt.NDArray[np.int64],
-    sacral: npt.NDArray[np.int64],
-    scores: npt.NDArray[np.floating],
-    anchor: Anchor | None,
-) -> tuple[list[int], npt.NDArray[np.float64]]:
-    """Positions of the chain from its start on, and the direction (2,) in which it runs."""
-    up = -spine_axis(centroids[lumbar])
-    start = anchor.position if anchor else ("lowest" if len(sacral) == 0 else "")
-    if start == "highest":
-        up = -up
-    elif not start and len(lumbar):
-        best = _best(sacral, centroids, scores)
-        # With one vertebra there is no axis: it runs away from the sacrum.
-        up = centroids[lumbar[0]] - centroids[best] if len(lumbar) == 1 else up
-        positions = along(centroids[lumbar], up)
-        if along(centroids[[best]], up)[0] > np.median(positions):
-            up = -up
-    positions = along(centroids[lumbar], up)
-    # Equal positions (a vertebra beside another) are told apart by their place on the film, never by input order.
-    ties = np.lexsort((centroids[lumbar, 0], centroids[lumbar, 1], positions))
-    return [int(i) for i in lumbar[ties]], up
-
-
-def _best(sacral: npt.NDArray[np.int64], centroids: npt.NDArray[np.float64], scores: npt.NDArray[np.floating]) -> int:
-    return int(min(sacral, key=lambda i: (-float(scores[i]), *centroids[i].tolist())))
-
-
-def _disagrees(
-    centroids: npt.NDArray[np.float64],
-    chain: list[int],
-    sacral: npt.NDArray[np.int64],
-    scores: npt.NDArray[np.floating],
-    anchor: Anchor,
-) -> bool:
-    """Whether the sacrum says another start, or another level for the start, than the anchor."""
-    by_sacrum, _ = _order_chain(centroids, np.array(sorted(chain)), sacral, scores, None)
-    return by_sacrum[0] != chain[0] or anchor.level != "L5"
-
-
-def _order_sacral(
-    centroids: npt.NDArray[np.float64], chain: list[int], sacral: npt.NDArray[np.int64], up: npt.NDArray[np.float64]
-) -> tuple[list[int], list[int]]:
-    """Sacral positions from S1 on, and those that lie on the upper side of the chain's middle."""
-    if not chain:
-        by_height = sorted(sacral.tolist(), key=lambda i: (centroids[i, 1], centroids[i, 0]))
-        return by_height, []
-    distance = np.linalg.norm(centroids - centroids[chain[0]], axis=1)
-    nearest_first = sorted(sacral.tolist(), key=lambda i: (distance[i], *centroids[i].tolist()))
-    middle = float(np.median(along(centroids[chain], up)))
-    wrong = [i for i in nearest_first if len(chain) > 1 and float(along(centroids[[i]], up)[0]) > middle]
-    return [i for i in nearest_first if i not in wrong], wrong
-
-
-def _chain_names(count: int, anchor: Anchor | None, has_sacrum: bool) -> list[str]:
-    if anchor is None and not has_sacrum:
-        return [f"+{n + 1}" for n in range(count)]
-    first = anchor.level if anchor else "L5"
-    names = [level_above(first, n) for n in range(count)]
-    return [name for name in names if name is not None]
-
-
-def _sacral_names(count: int, chain_names: list[str]) -> list[str]:
-    """S1, S2 ...; further down where an anchor gave the chain sacral names."""
-    first = "S1"
-    if chain_names and chain_names[0].startswith("S"):
-        first = level_above(chain_names[0], -1) or ""
-    names = [level_above(first, -n) for n in range(count)] if first else []
-    return [name for name in names if name is not None]
-
-
-def _gaps(
-    order: list[int],
-    names: dict[int, str],
+def _detections(
     masks: Sequence[Rle],
-    centroids: npt.NDArray[np.float64],
     sacral: npt.NDArray[np.bool_],
-) -> list[str]:
-    """Flags of spacings far above the median of the others; they need at least three vertebrae."""
-    spacings = spacings_px(centroids[order])
-    flags = []
-    for place, spacing in enumerate(spacings):
-        others = np.delete(spacings, place)
-        lower, upper = order[place], order[place + 1]
-        if len(others) == 0 or spacing <= GAP_RATIO * np.median(others):
-            continue
-        if sacral[lower] != sacral[upper]:
-            axis = (centroids[upper] - centroids[lower]) / spacing
-            free = extent_along(masks[upper], axis)[0] - extent_along(masks[lower], axis)[1]
-            if free <= SACRAL_GAP_RATIO * np.median(others):
-                continue
-        flags.append(f"gap_between_{names[lower]}_{names[upper]}")
-    return flags
+    scores: npt.NDArray[np.float64],
+    kept: npt.NDArray[np.bool_],
+) -> Detections:
+    centroids = centroids_xy(masks)
+    gaps = np.zeros((len(masks), len(masks)))
+    for s in np.flatnonzero(sacral):
+        for j in np.flatnonzero(~sacral):
+            gaps[s, j] = _free_px(masks[s], masks[j], centroids[s], centroids[j])
+    sizes = np.sqrt(rle.areas(masks).astype(np.float64))
+    cut = np.array([touches_border(mask) for mask in masks], dtype=bool)
+    return Detections(centroids, sizes, sacral, scores, kept, cut, gaps)
+
+
+def touches_border(mask: Rle) -> bool:
+    """Whether a mask comes within one pixel of the film's edge, so that it may be cut off; false for an empty one."""
+    left, top, right, bottom = rle.box_xyxy(mask).tolist()
+    height, width = mask["size"]
+    return bool(right > left and (left <= 1 or top <= 1 or right >= width - 1 or bottom >= height - 1))
+
+
+def _free_px(lower: Rle, upper: Rle, a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
+    """Free distance between two outlines along the line of their centroids."""
+    apart = float(np.linalg.norm(b - a))
+    if apart == 0:
+        return 0.0
+    axis = (b - a) / apart
+    return extent_along(upper, axis)[0] - extent_along(lower, axis)[1]
+
+
+class _Labelling:
+    """One film: all readings with names, and what follows from them."""
+
+    def __init__(self, masks: Sequence[Rle], found: Detections, anchor: Anchor | None, options: LabelOptions) -> None:
+        self.masks, self.found, self.anchor, self.options = masks, found, anchor, options
+        self.flags: list[str] = []
+        self.readings = self._readings()
+
+    def levels(self) -> Levels:
+        weights = self._weights()
+        # Six or four are said and not counted: the names are those of the most likely reading with five.
+        best = self.readings[max(range(len(weights)), key=lambda k: (self.readings[k].lumbar == 5, weights[k], -k))]
+        flags = self._film_flags(best, weights)
+        extra = [int(i) for i in np.flatnonzero(self.found.kept) if i not in best.order]
+        if not _anchored(best.names):
+            return Levels(list(best.order), list(best.names), [None] * len(best.order), extra, flags, None)
+        confidence = [self._share(weights, i, name) for i, name in zip(best.order, best.names, strict=True)]
+        naming = self._naming(best, weights)
+        if naming.probability < self.options.sure_probability and self.anchor is None:
+            flags.append("levels_unsure")
+        return Levels(list(best.order), list(best.names), list(confidence), extra, flags, naming)
+
+    def _readings(self) -> list[_Reading]:
+        readings = [r for chain in read_chains(self.found) for r in self._named(chain)]
+        if self.anchor is not None and self.anchor.position == "at":
+            hit = [r for r in readings if self.anchor.level in r.names]
+            readings = hit or readings
+            self.flags += [] if hit else ["anchor_missed"]
+        return readings
+
+    def _named(self, found: Chain) -> list[_Reading]:
+        """The reading with five lumbar vertebrae; where levels are counted from the sacrum also with six and four."""
+        chain = self._upright(found)
+        first = self._first_level(chain)
+        if first is None:
+            lowest = chain.steps[0] if chain.steps else 0
+            names = tuple(f"+{step - lowest + 1}" for step in chain.steps)
+            return [_Reading(chain.chain, names, found, chain, chain.score / _TEMPERATURE, 5)]
+        counted = [(5, first)]
+        if self.anchor is None and chain.chain and self.options.highest_level:
+            counted += [(6, "L6"), (4, "L4")]
+        return [self._reading(found, chain, lumbar, start) for lumbar, start in counted]
+
+    def _upright(self, chain: Chain) -> Chain:
+        """The chain, turned round where the anchor or the film's lower edge says that it begins at its other end."""
+        if len(chain.chain) < 2:
+            return chain
+        rows = self.found.centroids[list(chain.chain), 1]
+        lowest_first = bool(rows[0] >= rows[-1])
+        position = self.anchor.position if self.anchor else ""
+        wanted = {"lowest": True, "highest": False}.get(position, True if chain.sacrum is None else lowest_first)
+        if wanted == lowest_first:
+            return chain
+        steps = tuple(chain.steps[-1] - step for step in reversed(chain.steps))
+        return chain._replace(chain=tuple(reversed(chain.chain)), steps=steps)
+
+    def _first_level(self, chain: Chain) -> str | None:
+        """Level of the place next to the sacrum, by the anchor or the sacrum."""
+        by_sacrum = "L5" if chain.sacrum is not None else None
+        if self.anchor is None:
+            return by_sacrum
+        if self.anchor.point_px is None:
+            return _below(self.anchor.level, chain.steps[0]) if chain.steps else by_sacrum
+        target = self._anchored_detection()
+        if target in chain.chain:
+            return _below(self.anchor.level, chain.steps[chain.chain.index(target)])
+        sacral = self._sacral(chain)
+        if target in sacral:
+            return level_above(self.anchor.level, 1 + sacral.index(target))
+        return by_sacrum
+
+    def _anchored_detection(self) -> int | None:
+        """The detection under the anchor's point, the smallest of several; else the nearest within half a body."""
+        assert self.anchor is not None
+        assert self.anchor.point_px is not None
+        point = np.array(self.anchor.point_px)
+        column, row = (int(v) for v in point)
+        height, width = self.masks[0]["size"]
+        if row < height and column < width:
+            pixel = rle.from_edges(np.array([column * height + row, column * height + row + 1]), (height, width))
+            under = [i for i, mask in enumerate(self.masks) if rle.area(rle.intersection(mask, pixel))]
+            if under:
+                return min(under, key=lambda i: (not self.found.kept[i], self.found.sizes[i], i))
+        distance = np.linalg.norm(self.found.centroids - point, axis=1)
+        nearest = int(np.argmin(distance))
+        return nearest if distance[nearest] < self.found.sizes[nearest] / 2 else None
+
+    def _reading(self, found: Chain, chain: Chain, lumbar: int, first: str) -> _Reading:
+        names = [level_above(first, step) for step in chain.steps]
+        order = [i for i, name in zip(chain.chain, names, strict=True) if name]
+        sacral = self._sacral(chain)
+        below = list(zip(sacral, _sacral_names(first, chain.sacral_steps, len(sacral)), strict=False))[::-1]
+        order = [*(i for i, _ in below), *order]
+        named = (*(n for _, n in below), *(n for n in names if n))
+        weight = chain.score / _TEMPERATURE + self._count_weight(chain, lumbar)
+        return _Reading(tuple(order), named, found, chain, weight, lumbar)
+
+    def _sacral(self, chain: Chain) -> list[int]:
+        """Sacral detections of a reading from S1 down."""
+        if chain.sacrum is None:
+            return []
+        top = self.found.centroids[chain.sacrum]
+        others = [int(k) for k in np.flatnonzero(self.found.sacral & self.found.kept) if k != chain.sacrum]
+        if chain.chain:
+            way = self.found.centroids[chain.chain[0]] - top
+            others = [k for k in others if (self.found.centroids[k] - top) @ way < 0.26 * self._apart(k, chain, way)]
+        key = {
+            k: (float(np.linalg.norm(self.found.centroids[k] - top)), *self.found.centroids[k].tolist()) for k in others
+        }
+        return [chain.sacrum, *sorted(others, key=key.__getitem__)]
+
+    def _apart(self, k: int, chain: Chain, way: npt.NDArray[np.float64]) -> float:
+        assert chain.sacrum is not None
+        offset = self.found.centroids[k] - self.found.centroids[chain.sacrum]
+        return float(np.linalg.norm(offset) * np.linalg.norm(way))
+
+    def _count_weight(self, chain: Chain, lumbar: int) -> float:
+        """Log probability of a number of lumbar vertebrae, and of the chain's upper end with it."""
+        options = self.options
+        if options.highest_level is None or self.anchor is not None or chain.sacrum is None:
+            return 0.0
+        prior = {6: options.six_lumbar, 4: options.four_lumbar}
+        share = prior.get(lumbar, 1 - sum(prior.values()))
+        if not chain.chain:
+            # Nothing tells which end of the sacrum is up: films that lie upside down are few.
+            upper = min((i for i in self._sacral(chain)), key=lambda i: self.found.centroids[i, 1])
+            return math.log(0.95 if upper == chain.sacrum else 0.05)
+        expected = lumbar + {"L1": 0, "T12": 1, "T11": 2, "T10": 3}[options.highest_level]
+        missing = expected - (chain.steps[-1] + 1)
+        return math.log(max(share, 1e-9)) + math.log(self._end_probability(missing, chain))
+
+    def _end_probability(self, missing: int, chain: Chain) -> float:
+        """Probability that a chain ends so many vertebrae below the highest annotated one (negative: above)."""
+        if missing < 0:
+            return _TOP_EXCEEDED ** min(-missing, 3)
+        if missing == 0:
+            return _TOP_SEEN
+        if self._room(chain) < 1:
+            return _TOP_CUT
+        return _TOP_MISSED[min(missing, 2) - 1]
+
+    def _room(self, chain: Chain) -> int:
+        """How many further vertebrae the film has room for beyond the chain's upper end."""
+        before = chain.chain[-2] if len(chain.chain) > 1 else chain.sacrum
+        last = chain.chain[-1]
+        if before is None:
+            return 0
+        start = self.found.centroids[last]
+        way = start - self.found.centroids[before]
+        length = float(np.linalg.norm(way))
+        if length == 0:
+            return 0
+        levels = chain.steps[-1] - chain.steps[-2] if len(chain.steps) > 1 else chain.steps[-1] + 1
+        height, width = self.masks[0]["size"]
+        limits = [
+            (edge - start[axis]) / way[axis]
+            for axis, edges in ((0, (0, width)), (1, (0, height)))
+            for edge in edges
+            if way[axis]
+        ]
+        reach = min((t for t in limits if t > 0), default=0.0) * levels
+        return max(0, int(reach - _ROOM))
+
+    def _weights(self) -> npt.NDArray[np.float64]:
+        logs = np.array([r.log_weight for r in self.readings])
+        weights: npt.NDArray[np.float64] = np.exp(logs - log_sum(logs.tolist()))
+        return weights
+
+    def _share(self, weights: npt.NDArray[np.float64], position: int, name: str) -> float:
+        return float(
+            sum(
+                w
+                for w, r in zip(weights, self.readings, strict=True)
+                if (position, name) in zip(r.order, r.names, strict=True)
+            )
+        )
+
+    def _naming(self, best: _Reading, weights: npt.NDArray[np.float64]) -> Naming:
+        """Mass of all readings that name the same vertebrae alike, and the next most likely other names."""
+        by_names: dict[tuple[str, ...], float] = {}
+        for reading, weight in zip(self.readings, weights, strict=True):
+            named = dict(zip(reading.order, reading.names, strict=True))
+            names = tuple(named.get(i, "") for i in best.order)
+            by_names[names] = by_names.get(names, 0.0) + float(weight)
+        probability = by_names.pop(best.names)
+        following = max(by_names, key=lambda n: (by_names[n], n), default=())
+        return Naming(
+            min(probability, 1.0), following, by_names.get(following, 0.0), str(self.anchor) if self.anchor else None
+        )
+
+    def _film_flags(self, best: _Reading, weights: npt.NDArray[np.float64]) -> list[str]:
+        has_sacrum = any(self.found.sacral[i] for i in best.order)
+        flags = [*self.flags]
+        flags += [] if has_sacrum else ["no_sacrum"]
+        flags += [] if best.chain.chain else ["no_lumbar"]
+        if self.anchor is not None and _disagrees(best):
+            flags.append("anchor_disagrees_with_sacrum")
+        sacral = self._sacral(best.chain)
+        stray = self.found.sacral & self.found.kept
+        stray[[*best.order, *sacral]] = False
+        flags += ["sacrum_on_both_sides"] if has_sacrum and stray.any() else []
+        names = list(best.names)
+        flags += [f"gap_between_{a}_{b}" for a, b in pairwise(names) if _gap(a, b)]
+        for lumbar, flag in ((6, "possible_L6"), (4, "possible_L4_only")):
+            share = sum(w for w, r in zip(weights, self.readings, strict=True) if r.lumbar == lumbar)
+            flags += [flag] if share >= self.options.transition_probability else []
+        beyond = {*best.chain.chain, *sacral} - set(best.order)
+        return [*flags, *(["beyond_levels"] if beyond else [])]
+
+
+def _disagrees(best: _Reading) -> bool:
+    """Whether the sacrum says another level of the vertebra next to it than the anchor."""
+    if best.found.sacrum is None or not best.found.chain:
+        return False
+    named = dict(zip(best.order, best.names, strict=True))
+    return named.get(best.found.chain[0]) != level_above("L5", best.found.steps[0])
+
+
+def _anchored(names: Sequence[str]) -> bool:
+    return not any(name.startswith("+") for name in names)
+
+
+def _gap(lower: str, upper: str) -> bool:
+    if lower.startswith("+"):
+        return int(upper[1:]) - int(lower[1:]) > 1
+    return upper != level_above(lower) and upper not in (
+        above for above in TRANSITIONAL if TRANSITIONAL[above][0] == lower
+    )
+
+
+def _sacral_names(first: str, missed: int, count: int) -> list[str]:
+    """Names of sacral parts from the upper one down, below the level of the place next to the sacrum."""
+    top = level_above(first, -1) if first.startswith("S") else "S1"
+    names = [level_above(top, -missed - n) for n in range(count)] if top else []
+    return [name for name in names if name is not None]
+
+
+def _below(level: str, steps: int) -> str | None:
+    """Level so many places below one of the lumbar chain: below L5 that is L6, since the sacrum is found as such."""
+    if level in LEVELS and level[0] != "S" and LEVELS.index(level) - steps == LEVELS.index("S1"):
+        return "L6"
+    return level_above(level, -steps)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from vertinst.errors import DataError
-from vertinst.postprocess.labelling import Anchor, label_levels
+from vertinst.postprocess.labelling import Anchor, LabelOptions, Levels, label_levels, touches_border
 from vertinst.postprocess.nms import describe, rank, suppress
-from vertinst.structures import Implant, Instances, Rle, Spine, Vertebra, rle
+from vertinst.structures import Implant, Instances, Scale, Spine, Vertebra, rle
 from vertinst.structures.dataset import BONE
+from vertinst.structures.measures import VIEWS
 
-__all__ = ["SpineOptions", "build_spine"]
+__all__ = ["SpineOptions", "build_spine", "relabel"]
+
+_OF_LABELLING = ("recovered", "dropped")
+_REASONS = {"extra": "no_place_in_the_chain", "beyond_levels": "no_name_left"}
 
 
 class SpineOptions(BaseModel):
@@ -26,6 +32,7 @@ class SpineOptions(BaseModel):
         nms_iou_threshold: 0..1; see `nms.suppress`. 1 switches this test off.
         nms_smaller_threshold: 0..1; see `nms.suppress`. 1 switches this test off.
         nms_implant_iou_threshold: 0..1; see `nms.suppress`. 1 switches this test off.
+        labelling: How levels are counted; see `LabelOptions`.
         low_score: 0..1; vertebrae and implants kept with a score below it are flagged `low_score`.
         max_instances: At least 1; only so many of the best are looked at on a film.
     """
@@ -37,6 +44,7 @@ class SpineOptions(BaseModel):
     nms_iou_threshold: float = Field(default=0.5, ge=0, le=1)
     nms_smaller_threshold: float = Field(default=0.85, ge=0, le=1)
     nms_implant_iou_threshold: float = Field(default=0.8, ge=0, le=1)
+    labelling: LabelOptions = LabelOptions()
     low_score: float = Field(default=0.7, ge=0, le=1)
     max_instances: int = Field(default=100, ge=1)
 
@@ -47,6 +55,8 @@ def build_spine(
     *,
     options: SpineOptions = SpineOptions(),  # noqa: B008 - frozen
     anchor: Anchor | None = None,
+    view: str = "lateral",
+    scale: Scale | None = None,
 ) -> Spine:
     """Make a spine of everything that was found on one film. The order of the instances never matters.
 
@@ -58,52 +68,142 @@ def build_spine(
         categories: Names of the classes, in the order of the ids from 1.
         options: Thresholds.
         anchor: What the user says about the levels, if anything.
+        view: `lateral` or `ap`.
+        scale: Size of a pixel, or None where nobody states it: then nothing is given in millimetres.
 
     Returns:
-        The spine. Flags of a film: see `label_levels`. Flags of an instance: `touches_border` (its mask comes within
-        one pixel of the film's edge, so that it may be cut off), `low_score`, `out_of_order` (a sacral instance on
-        the side of the lumbar chain where no sacrum can be). Vertebrae for which no name is left become candidates
-        with the flag `beyond_levels`, whatever their score; other candidates have no flags.
+        The spine. Flags of a film: see `label_levels`; `extra_vertebra` (see below). Flags of an instance:
+        `touches_border` (its mask comes within one pixel of the film's edge, so that it may be cut off), `low_score`,
+        `recovered` (a candidate below the score threshold that fits into a gap of the chain), `duplicate_suppressed`
+        (another kept detection of the same vertebra was removed). Bones at or above the threshold that are no vertebra
+        of the chain become candidates with the flag `extra`, or `beyond_levels` where no name is left; other candidates
+        have no flags.
 
     Raises:
-        DataError: The instances have no scores, or a class without a name.
+        DataError: The instances have no scores, a class without a name, or the view is unknown.
     """
-    _check(instances, categories)
+    _check(instances, categories, view)
     found, log = _select(instances, categories, options)
-    scores = np.zeros(0) if found.scores is None else found.scores
-    names = [categories[i - 1] for i in found.category_ids]
-    # float32 0.7 is below 0.7: compare in the scores' own precision.
-    kept = scores >= np.float32(options.score_threshold)
-    bone = [i for i in np.flatnonzero(kept).tolist() if names[i] in BONE]
-    levels = label_levels(
-        [found.masks[i] for i in bone],
-        np.array([names[i] == "sacral" for i in bone], dtype=bool),
-        scores[bone],
-        anchor,
-    )
-    flags = [_flags(found.masks[i], scores[i], options) if kept[i] else [] for i in range(len(found))]
-    for position in levels.out_of_order:
-        flags[bone[position]].append("out_of_order")
-    beyond = [bone[position] for position in levels.unnamed]
-    for index in beyond:
-        flags[index].append("beyond_levels")
-    vertebrae = [
-        Vertebra(level, **_fields(found, names, bone[position], flags))
-        for position, level in zip(levels.order, levels.names, strict=True)
-    ]
-    implants = [i for i in np.flatnonzero(kept).tolist() if names[i] not in BONE]
-    candidates = sorted([*beyond, *np.flatnonzero(~kept).tolist()])
-    return Spine(
-        image_size=found.image_size,
-        vertebrae=tuple(vertebrae),
-        implants=tuple(Implant(**_fields(found, names, i, flags)) for i in implants),
-        candidates=tuple(Implant(**_fields(found, names, i, flags)) for i in candidates),
-        flags=tuple(levels.flags),
-        log=tuple(log),
-    )
+    return _Film(found, [categories[i - 1] for i in found.category_ids], log, options).spine(anchor, view, scale)
 
 
-def _check(instances: Instances, categories: tuple[str, ...]) -> None:
+def relabel(
+    spine: Spine,
+    *,
+    options: SpineOptions = SpineOptions(),  # noqa: B008 - frozen
+    anchor: Anchor | None = None,
+    view: str | None = None,
+    scale: Scale | None = None,
+) -> Spine:
+    """Name and measure a spine once more, with what the user says now; what was suppressed stays so.
+
+    Args:
+        spine: As `build_spine` made it.
+        options: Thresholds.
+        anchor: What the user says about the levels, if anything.
+        view: `lateral` or `ap`; None for that of the spine.
+        scale: Size of a pixel; None for that of the spine.
+    """
+    parts: list[Vertebra | Implant] = [*spine.vertebrae, *spine.implants, *spine.candidates]
+    categories = tuple(sorted({part.category for part in parts}))
+    instances = Instances(
+        spine.image_size,
+        np.array([part.box for part in parts], dtype=np.float32).reshape(-1, 4),
+        tuple(part.mask for part in parts),
+        np.array([categories.index(part.category) + 1 for part in parts], dtype=np.int64),
+        np.array([part.score for part in parts], dtype=np.float32),
+    )
+    again = build_spine(
+        instances, categories, options=options, anchor=anchor, view=view or spine.view, scale=scale or spine.scale
+    )
+    earlier = tuple(event for event in spine.log if event["event"] not in _OF_LABELLING)
+    return replace(again, log=(*earlier, *again.log))
+
+
+class _Film:
+    """What was found on one film and survived suppression, best first, with the log so far."""
+
+    def __init__(
+        self, found: Instances, names: list[str], log: Sequence[Mapping[str, Any]], options: SpineOptions
+    ) -> None:
+        assert found.scores is not None
+        self.found, self.names, self.options = found, names, options
+        self.scores = found.scores
+        # float32 0.7 is below 0.7: compare in the scores' own precision.
+        self.kept = found.scores >= np.float32(options.score_threshold)
+        self.log: list[dict[str, Any]] = [dict(event) for event in log]
+        self.flags = [self._flags(i) if self.kept[i] else [] for i in range(len(found))]
+
+    def spine(self, anchor: Anchor | None, view: str, scale: Scale | None) -> Spine:
+        bone = [i for i, name in enumerate(self.names) if name in BONE]
+        levels = label_levels(
+            [self.found.masks[i] for i in bone],
+            np.array([self.names[i] == "sacral" for i in bone], dtype=bool),
+            self.scores[bone],
+            self.kept[bone],
+            anchor,
+            self.options.labelling,
+        )
+        order = [bone[position] for position in levels.order]
+        extra = [bone[position] for position in levels.extra]
+        self._tell(order, extra, levels)
+        vertebrae = tuple(
+            Vertebra(level, **self._fields(i), confidence=confidence)
+            for i, level, confidence in zip(order, levels.names, levels.confidence, strict=True)
+        )
+        metal = [i for i in np.flatnonzero(self.kept).tolist() if self.names[i] not in BONE]
+        candidates = [i for i in range(len(self.found)) if i not in {*order, *metal}]
+        return Spine(
+            image_size=self.found.image_size,
+            vertebrae=vertebrae,
+            implants=tuple(Implant(**self._fields(i)) for i in metal),
+            candidates=tuple(Implant(**self._fields(i)) for i in candidates),
+            flags=(*levels.flags, *(["extra_vertebra"] if extra else [])),
+            log=tuple(self.log),
+            naming=levels.naming,
+            view=view,
+            scale=scale,
+        )
+
+    def _flags(self, index: int) -> list[str]:
+        flags = ["touches_border"] if touches_border(self.found.masks[index]) else []
+        return flags + (["low_score"] if self.scores[index] < np.float32(self.options.low_score) else [])
+
+    def _tell(self, order: list[int], extra: list[int], levels: Levels) -> None:
+        """Flags and log entries of what was taken up, dropped and doubled."""
+        for index, level in zip(order, levels.names, strict=True):
+            if not self.kept[index]:
+                self.flags[index] = [*self._flags(index), "recovered"]
+                what = describe(self.found, self.names, index)
+                self.log.append({"event": "recovered", "recovered": what, "level": level, "reason": "fits_gap"})
+        reason = "beyond_levels" if "beyond_levels" in levels.flags else "extra"
+        for index in extra:
+            self.flags[index].append(reason)
+            self.log.append(
+                {"event": "dropped", "removed": describe(self.found, self.names, index), "reason": _REASONS[reason]}
+            )
+        doubled = [
+            event["by"]
+            for event in self.log
+            if event["event"] == "suppressed" and event["removed"]["score"] >= self.options.score_threshold
+        ]
+        for index in order:
+            if describe(self.found, self.names, index) in doubled:
+                self.flags[index].append("duplicate_suppressed")
+
+    def _fields(self, index: int) -> dict[str, Any]:
+        return {
+            "category": self.names[index],
+            "score": float(self.scores[index]),
+            "box": self.found.boxes[index],
+            "mask": self.found.masks[index],
+            "flags": tuple(self.flags[index]),
+        }
+
+
+def _check(instances: Instances, categories: tuple[str, ...], view: str) -> None:
+    if view not in VIEWS:
+        raise DataError(f"view must be {' or '.join(VIEWS)}, got {view!r}", fix="Say how the film was taken.")
     if instances.scores is None:
         raise DataError("instances must have scores, got truth", fix="Give predictions.")
     if len(instances) and instances.category_ids.max() > len(categories):
@@ -138,25 +238,3 @@ def _select(
         implant_iou_threshold=options.nms_implant_iou_threshold,
     )
     return best[result.kept], log + result.log
-
-
-def _flags(mask: Rle, score: np.float32, options: SpineOptions) -> list[str]:
-    flags = ["touches_border"] if _touches_border(mask) else []
-    return flags + (["low_score"] if score < np.float32(options.low_score) else [])
-
-
-def _touches_border(mask: Rle) -> bool:
-    left, top, right, bottom = rle.box_xyxy(mask).tolist()
-    height, width = mask["size"]
-    return bool(left <= 1 or top <= 1 or right >= width - 1 or bottom >= height - 1)
-
-
-def _fields(found: Instances, names: list[str], index: int, flags: list[list[str]]) -> dict[str, Any]:
-    assert found.scores is not None
-    return {
-        "category": names[index],
-        "score": float(found.scores[index]),
-        "box": found.boxes[index],
-        "mask": found.masks[index],
-        "flags": tuple(flags[index]),
-    }

@@ -1,0 +1,294 @@
+"""The most likely chain of vertebrae among detections, with its probability: a beam search over all evidence.
+
+A reading is a chain of detections from the sacrum up, each a level above the one before or, where vertebrae were
+missed, several. Its score is a sum of log likelihood ratios, true vertebra against false detection: how sure the
+network was, how well the next one lies where spacing and direction of the chain expect it, and how alike neighbours
+are in size. Detections that are left out count nothing. The numbers below were set on phantoms
+(`benchmarks/levels.py` measures what comes of them) and left wide, so that whole vertebrae, narrow discs and scoliosis
+fit as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Chain", "Detections", "read_chains", "spacing_per_size"]
+
+Points = npt.NDArray[np.float64]
+
+SPACING_PER_SIZE = 1.2
+"""Distance of neighbouring centroids over the root of a body's area: about 36 mm over root of 34 x 27 mm2 (Panjabi et
+al. 1992, rounded). The film's own ratio replaces it from a few neighbours on."""
+_PSEUDO_RATIOS = 2
+
+_SPACING_SD = 0.15
+"""Of a spacing relative to the expected: narrow discs and fractures."""
+_TURN_SD_DEG = 17.0
+_FIRST_TURN_SD_DEG = 32.0
+"""Where the chain leaves the sacrum its centroid may lie aside, all the more where the sacrum is one instance."""
+_SACRAL_GAP = (0.22, 0.17)
+"""Free distance between the outlines of S1 and L5, in spacings: mean and standard deviation."""
+_SIZE_LOG_SD = 0.13
+_FALSE_SIZE_LOG_SD = 0.5
+_FALSE_AREA = 30.0
+"""Area in spacings squared over which false detections spread."""
+_MISSED = 0.05
+"""Probability that a vertebra was not found."""
+_MAX_MISSED = 2
+_SURE_SCORE = 3.0
+"""Log odds at which a network's score counts no more: scores of 0.99 are not that rare on false detections."""
+_LEAST_KEPT = 0.2
+_SACRAL_SIZE = {"S1": (0.95, 0.10), "S2": (0.74, 0.07)}
+"""Root of a sacral body's area over that of the film's lumbar ones: mean and standard deviation."""
+_WHOLE_SACRUM = (1.15, 2.2)
+"""The same ratio where one instance holds more than S1: anything in this range."""
+
+_BESIDE_DEG = 75.0
+"""Sacral detections at less than this angle with the way to the first lumbar vertebra are not below S1."""
+
+_BEAM = 48
+_READINGS = 160
+_FORGET = 14.0
+"""Partial and whole readings this much (in logarithms) below the best are not followed."""
+
+
+class Detections(NamedTuple):
+    """What the search looks at: N bones of one film, none of them empty.
+
+    Attributes:
+        centroids: (N, 2) xy px.
+        sizes: (N,) px: root of the area.
+        sacral: (N,) found as sacral.
+        scores: (N,) 0..1.
+        kept: (N,) at or above the score threshold; others may only fill gaps.
+        cut: (N,) touch the film's edge, so that their size says nothing.
+        gaps: (N, N) px: free distance between the outlines of two along the line of their centroids, negative where
+            they overlap; only rows of sacral ones are looked at.
+    """
+
+    centroids: Points
+    sizes: Points
+    sacral: npt.NDArray[np.bool_]
+    scores: Points
+    kept: npt.NDArray[np.bool_]
+    cut: npt.NDArray[np.bool_]
+    gaps: Points
+
+
+class Chain(NamedTuple):
+    """One reading.
+
+    Attributes:
+        sacrum: Position of the uppermost sacral vertebra, or None.
+        sacral_steps: Sacral vertebrae missed above it: 0 where it is S1, 1 where it is S2.
+        chain: Positions of the others, from the sacrum up.
+        steps: For each of the chain how many levels it lies above the first that could be there: 0 for the one next
+            to the sacrum, rising.
+        score: Log likelihood ratio; may be compared within a film.
+    """
+
+    sacrum: int | None
+    sacral_steps: int
+    chain: tuple[int, ...]
+    steps: tuple[int, ...]
+    score: float
+
+
+def spacing_per_size(centroids: Points, sizes: Points) -> float:
+    """Distance to the nearest neighbour over its size, the median of a film and of two typical ones.
+
+    Args:
+        centroids: (N, 2) xy px; N = 0 and 1 give the typical ratio.
+        sizes: (N,) px.
+    """
+    ratios = [SPACING_PER_SIZE] * _PSEUDO_RATIOS
+    if len(centroids) > 1:
+        distances = np.linalg.norm(centroids[:, None] - centroids[None], axis=2)
+        np.fill_diagonal(distances, np.inf)
+        ratios += (distances.min(axis=1) / np.maximum(sizes, 1e-9)).tolist()
+    return float(np.median(ratios))
+
+
+def read_chains(found: Detections) -> list[Chain]:
+    """The most likely readings, best first; at least one, which may be empty.
+
+    Every reading begins and ends with a detection that is kept, but for the sacrum: where none is kept, a candidate may
+    be it. Without a sacral detection chains start anywhere, and each is there in the direction in which it was found
+    only: which end is the lower one is not decided here.
+    """
+    return _Search(found).run()
+
+
+class _Partial(NamedTuple):
+    score: float
+    sacrum: int | None
+    sacral_steps: int
+    chain: tuple[int, ...]
+    steps: tuple[int, ...]
+
+
+class _Search:
+    """Tables of all pairs, and the beam."""
+
+    def __init__(self, found: Detections) -> None:
+        self.found = found
+        self.lumbar = np.flatnonzero(~found.sacral)
+        trusted = self.lumbar[found.kept[self.lumbar] & ~found.cut[self.lumbar]]
+        trusted = trusted if len(trusted) else self.lumbar
+        self.typical = float(np.median(found.sizes[trusted])) if len(trusted) else 0.0
+        ratio = spacing_per_size(found.centroids[trusted], found.sizes[trusted])
+        # One body's own size is worth little where the film cuts it or metal hides it.
+        sizes = np.clip(found.sizes, 0.8 * self.typical, 1.25 * self.typical)
+        self.spacing = ratio * (sizes[:, None] + sizes[None]) / 2
+        odds = np.log(np.clip(found.scores, 1e-6, 1)) - np.log(np.clip(1 - found.scores, 1e-6, 1))
+        # What the user's threshold keeps is worth something, however low that is set.
+        lowest = np.where(found.kept, _LEAST_KEPT, -_SURE_SCORE)
+        self.gain = np.clip(odds, lowest, _SURE_SCORE).tolist()
+        offsets = found.centroids[None] - found.centroids[:, None]
+        self.distance = np.linalg.norm(offsets, axis=2)
+        self.angle = np.arctan2(offsets[..., 1], offsets[..., 0]).tolist()
+        self.kept = found.kept.tolist()
+        self.successors = {int(i): self._pairs(int(i)) for i in self.lumbar}
+
+    def _pairs(self, i: int) -> list[tuple[int, int, float]]:
+        """Where a chain may go from one lumbar detection: position, levels missed on the way, score without turning."""
+        pairs = []
+        for j in self.lumbar.tolist():
+            if j == i or self.distance[i, j] <= 0:
+                continue
+            for missed in range(_MAX_MISSED + 1):
+                expected = (missed + 1) * float(self.spacing[i, j])
+                off = (float(self.distance[i, j]) / expected - 1) / _SPACING_SD
+                score = -0.5 * off**2 + _place_prior(missed, _TURN_SD_DEG) + self._alike(i, j) + self.gain[j]
+                if off**2 < 2 * _FORGET:
+                    pairs.append((j, missed, score))
+        return pairs
+
+    def _alike(self, i: int, j: int) -> float:
+        if self.found.cut[i] or self.found.cut[j]:
+            return 0.0
+        change = math.log(self.found.sizes[j] / self.found.sizes[i])
+        true = -0.5 * (change / _SIZE_LOG_SD) ** 2 - math.log(_SIZE_LOG_SD)
+        false = -0.5 * (change / _FALSE_SIZE_LOG_SD) ** 2 - math.log(_FALSE_SIZE_LOG_SD)
+        return max(true - false, -6.0)
+
+    def run(self) -> list[Chain]:
+        beam = self._starts()
+        whole: list[_Partial] = []
+        while beam:
+            beam.sort(key=_by_score)
+            whole += [self._ended(p) for p in beam if not p.chain or self.kept[p.chain[-1]]]
+            best = max(p.score for p in [*whole, *beam])
+            beam = [p for p in beam[:_BEAM] if p.score > best - 2 * _FORGET]
+            beam = [longer for p in beam for longer in self._extended(p)]
+        whole.sort(key=_by_score)
+        whole = [p for p in whole if p.chain or p.sacrum is not None] or whole
+        top = whole[0].score
+        return [
+            Chain(p.sacrum, p.sacral_steps, p.chain, p.steps, p.score)
+            for p in whole[:_READINGS]
+            if p.score >= top - _FORGET
+        ]
+
+    def _ended(self, partial: _Partial) -> _Partial:
+        """A reading as it is scored: where the sacrum is all there is, its lower parts count as well."""
+        if partial.chain or partial.sacrum is None:
+            return partial
+        others = (int(k) for k in np.flatnonzero(self.found.sacral & self.found.kept) if k != partial.sacrum)
+        return partial._replace(score=partial.score + sum(self.gain[k] for k in others))
+
+    def _starts(self) -> list[_Partial]:
+        sacral = np.flatnonzero(self.found.sacral)
+        kept = [int(i) for i in sacral if self.kept[i]]
+        # An open start keeps the search alive where every sacral detection is a false one.
+        starts = [_Partial(0.0, None, 0, (), ())]
+        for i in kept or [int(i) for i in sacral]:
+            for steps, score in enumerate(self._sacral_sizes(i)):
+                starts.append(_Partial(self.gain[i] + math.log(_FALSE_AREA) / 2 + score, i, steps, (), ()))
+        return starts
+
+    def _sacral_sizes(self, i: int) -> tuple[float, float]:
+        """Scores of a sacral detection as S1 and as S2, by its size."""
+        if self.typical == 0 or self.found.cut[i]:
+            return 0.0, math.log(_MISSED)
+        ratio = float(self.found.sizes[i]) / self.typical
+        as_s1 = 0.7 * _normal(ratio, *_SACRAL_SIZE["S1"])
+        low, high = _WHOLE_SACRUM
+        as_s1 += 0.3 / (high - low) if low <= ratio <= high else 0.0
+        as_s2 = _normal(ratio, *_SACRAL_SIZE["S2"])
+        return math.log(max(as_s1, 1e-3)), math.log(max(as_s2, 1e-3)) + math.log(_MISSED)
+
+    def _extended(self, partial: _Partial) -> list[_Partial]:
+        if partial.chain:
+            return self._onwards(partial)
+        if partial.sacrum is None:
+            return [
+                _Partial(partial.score + self.gain[i], None, 0, (int(i),), (0,)) for i in self.lumbar if self.kept[i]
+            ]
+        return self._from_sacrum(partial, partial.sacrum)
+
+    def _from_sacrum(self, partial: _Partial, sacrum: int) -> list[_Partial]:
+        mean, spread = _SACRAL_GAP
+        longer = []
+        for j in self.lumbar.tolist():
+            spacing = float(self.spacing[sacrum, j])
+            below = sum(self.gain[k] for k in self.below(sacrum, j))
+            for missed in range(_MAX_MISSED + 1):
+                # Missed sacral bodies lie closer together than lumbar ones.
+                expected = mean + missed + 0.85 * partial.sacral_steps
+                off = (float(self.found.gaps[sacrum, j]) / spacing - expected) / (spread * (1 + 0.3 * missed))
+                score = partial.score - 0.5 * off**2 + _place_prior(missed, _FIRST_TURN_SD_DEG) + self.gain[j]
+                if off**2 < 2 * _FORGET:
+                    longer.append(_Partial(score + below, sacrum, partial.sacral_steps, (j,), (missed,)))
+        return longer
+
+    def below(self, sacrum: int, first: int) -> list[int]:
+        """Other kept sacral detections that lie on the far side of the sacrum: S2 and so on where it is S1."""
+        turn = math.radians(_BESIDE_DEG)
+        others = (int(k) for k in np.flatnonzero(self.found.sacral & self.found.kept) if k != sacrum)
+        return [k for k in others if math.cos(self.angle[sacrum][k] - self.angle[sacrum][first]) < math.cos(turn)]
+
+    def _onwards(self, partial: _Partial) -> list[_Partial]:
+        last = partial.chain[-1]
+        before = partial.chain[-2] if len(partial.chain) > 1 else partial.sacrum
+        spread = _TURN_SD_DEG if len(partial.chain) > 1 else _FIRST_TURN_SD_DEG
+        longer = []
+        for j, missed, score in self.successors[last]:
+            if j in partial.chain:
+                continue
+            turn = 0.0 if before is None else self._turn_deg(before, last, j)
+            total = partial.score + score - 0.5 * (turn / spread) ** 2
+            steps = (*partial.steps, partial.steps[-1] + 1 + missed)
+            longer.append(_Partial(total, partial.sacrum, partial.sacral_steps, (*partial.chain, j), steps))
+        return longer
+
+    def _turn_deg(self, before: int, last: int, following: int) -> float:
+        turn = math.degrees(self.angle[last][following] - self.angle[before][last])
+        return (turn + 180) % 360 - 180
+
+
+def _by_score(partial: _Partial) -> tuple[float, int, int, tuple[int, ...], tuple[int, ...]]:
+    sacrum = -1 if partial.sacrum is None else partial.sacrum
+    return -partial.score, sacrum, partial.sacral_steps, partial.chain, partial.steps
+
+
+def _place_prior(missed: int, turn_sd_deg: float) -> float:
+    """Log of how much denser true neighbours lie at their place than false detections, and of having missed some."""
+    reach = missed + 1
+    ellipse = 2 * math.pi * (_SPACING_SD * reach) * (math.radians(turn_sd_deg) * reach)
+    return math.log(_FALSE_AREA / ellipse) + missed * math.log(_MISSED)
+
+
+def _normal(value: float, mean: float, sd: float) -> float:
+    return math.exp(-0.5 * ((value - mean) / sd) ** 2) / (sd * math.sqrt(2 * math.pi))
+
+
+def log_sum(values: Sequence[float]) -> float:
+    """Logarithm of the sum of exponentials."""
+    top = max(values)
+    return top + math.log(sum(math.exp(v - top) for v in values))

@@ -778,6 +778,54 @@ def report(
     out.print(f"Report: {out_file.resolve()}")
 
 
+@app.command("follow-up")
+def follow_up(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="BEFORE.json AFTER.json | RESULTS",
+            help="Two labelled JSON files of one patient, or one results folder with --patient-regex.",
+        ),
+    ],
+    out_folder: Annotated[Path, typer.Option("--out", help="New folder for follow_up.html, .csv and .json.")],
+    patient_regex: Annotated[
+        str | None,
+        typer.Option(
+            help="The patient in a film's name, e.g. '^([^_]+)_': films of one patient in the order of their names."
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Compare two dates of one patient, level by level.
+
+    Angles, heights, slips and implants, and which changes exceed the measurement's own uncertainty.
+    """
+    with waiting("starting"):
+        from vertinst.report.follow_up import pairs_of, read_pair, write_follow_up
+
+    left_out: list[str] = []
+    if patient_regex is not None and len(sources) == 1:
+        pairs, left_out = pairs_of(sources[0], patient_regex)
+    elif patient_regex is None and len(sources) == 2:
+        pairs = [read_pair(*sources)]
+    else:
+        raise ConfigError(
+            "must be two labelled JSON files, or one results folder with --patient-regex",
+            fix="For example: vertinst follow-up pred/P7_2023.json pred/P7_2024.json --out follow-up",
+        )
+    with progress_display() as progress:
+        page = write_follow_up(pairs, out_folder, overwrite=overwrite, progress=progress)
+    list_films(left_out, "films have no other date and were left out")
+    for pair in pairs:
+        beyond = sum(bool(change.beyond) for _, change in pair.found.changes)
+        flags = f"; {', '.join(pair.found.flags)}" if pair.found.flags else ""
+        out.print(
+            f"{pair.before.file_name} to {pair.after.file_name}: "
+            f"{beyond} of {several(len(pair.found.changes), 'measure')} changed beyond the uncertainty{flags}"
+        )
+    out.print(f"Page: {page.resolve()}")
+
+
 @app.command()
 def demo(
     out_folder: Annotated[Path, typer.Option("--out", help="New folder for everything the demo makes.")] = Path(

@@ -1,0 +1,165 @@
+"""Outlines of bodies as even samples, and the same outlines as another annotator might have drawn them."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from vertinst.structures import Rle, rle
+
+__all__ = ["SAMPLES", "body_outline", "disturb", "even_samples", "opened"]
+
+Points = npt.NDArray[np.float64]
+
+SAMPLES = 256
+"""Points of an outline."""
+
+LEAST_AREA_PX2 = 24
+LEAST_WIDTH_PX = 3.0
+"""A mask with less area, or nowhere wider, has no corners that could be measured."""
+
+_PROCESS_WIDTH = 0.3
+"""What is narrower than this share of the square root of the area (a third of a body's height) is no body."""
+_CORNER_REACH = 0.5
+"""An opening with a disc of radius r takes 0.41 r from a right-angled corner; so much and a little more is given back.
+"""
+_LEAST_PROCESS = 0.04
+"""Share of the area that must go for a mask to have processes: below it, an opening takes corners alone."""
+
+
+def body_outline(mask: Rle) -> Points | None:
+    """The outline of the body in a mask, (`SAMPLES`, 2) float64 xy px, evenly spaced; y down, it turns clockwise.
+
+    Of several parts it is the largest. Processes (spinous, articular) in the outline are cut off by an opening with a
+    disc of 0.3 of the square root of the area, after which the corners of the body are given back. Holes are ignored.
+
+    Returns:
+        None for an empty mask, one of a few pixels, and a line.
+    """
+    if rle.area(mask) < LEAST_AREA_PX2:
+        return None
+    patch, left, top = rle.decode_crop(mask)
+    part = _largest_part(patch.view(np.uint8))
+    if part is None:
+        return None
+    body = _without_processes(part)
+    outline = _outline_px(body)
+    width = min(cv2.minAreaRect(outline.astype(np.float32))[1]) if len(outline) > 2 else 0.0
+    if cv2.contourArea(outline.astype(np.float32)) < LEAST_AREA_PX2 or width < LEAST_WIDTH_PX:
+        return None
+    return even_samples(outline + np.array([left, top]), SAMPLES)
+
+
+def _largest_part(patch: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
+    """The largest 8-connected part, with a margin of one pixel, 0 and 1; None if there is none."""
+    framed = cv2.copyMakeBorder(patch, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    count, labels, facts, _ = cv2.connectedComponentsWithStats(framed, connectivity=8)
+    if count < 2:
+        return None
+    if count == 2:
+        return np.asarray(framed, dtype=np.uint8)
+    # The first of equal parts in the order of their rows.
+    largest: npt.NDArray[np.uint8] = (labels == 1 + int(facts[1:, cv2.CC_STAT_AREA].argmax())).astype(np.uint8)
+    return largest
+
+
+def opened(patch: npt.NDArray[np.uint8], radius_px: float) -> npt.NDArray[np.uint8]:
+    """Morphological opening of a patch (0 and 1) with a disc: what a disc inside of the patch can reach.
+
+    By distance transforms, so that the time does not depend on the radius. The patch needs a margin of one pixel.
+    """
+    core = cv2.distanceTransform(patch, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > radius_px
+    if not core.any():
+        return np.zeros_like(patch)
+    away = cv2.distanceTransform(np.asarray(~core).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(away <= radius_px).view(np.uint8) & patch
+
+
+def _without_processes(patch: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The body of a vertebra: the patch where it has no processes to lose, or nothing would remain."""
+    area = int(np.count_nonzero(patch))
+    radius = 0.5 * _PROCESS_WIDTH * float(np.sqrt(area))
+    core = opened(patch, radius)
+    kept = int(np.count_nonzero(core))
+    if kept < area / 4 or area - kept < _LEAST_PROCESS * area:
+        return patch
+    largest = _largest_part(core[1:-1, 1:-1])
+    if largest is None:
+        return patch
+    away = cv2.distanceTransform(1 - largest, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(away <= _CORNER_REACH * radius).view(np.uint8) & patch
+
+
+def _outline_px(patch: npt.NDArray[np.uint8]) -> Points:
+    """Outline through the middles of the sides of the outermost pixels; the patch has a margin of one pixel."""
+    contours, _ = cv2.findContours(patch, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    # OpenCV goes round counter-clockwise as seen on the film.
+    centres = max(contours, key=len).reshape(-1, 2)[::-1].astype(np.float64)
+    # The centres of the outermost pixels lie half a pixel inside of the edge, and a pixel's centre at its index + 0.5;
+    # one goes for the margin.
+    return _grown(centres, 0.5) - 0.5
+
+
+def _grown(outline: Points, by_px: float) -> Points:
+    """The outline moved outwards, by normals over a few pixels so that the steps of the raster do not matter."""
+    around = _closed_mean(outline, 3)
+    moved: Points = around + by_px * normals(around)
+    return moved
+
+
+def _closed_mean(outline: Points, reach: int) -> Points:
+    """Means over 2 `reach` + 1 neighbours of a closed outline (V, 2); unchanged where it is too short."""
+    if len(outline) < 8 * reach:
+        return outline
+    total = outline.copy()
+    for step in range(1, reach + 1):
+        total += np.roll(outline, step, axis=0) + np.roll(outline, -step, axis=0)
+    mean: Points = total / (2 * reach + 1)
+    return mean
+
+
+def normals(outline: Points) -> Points:
+    """Outward unit normals (..., V, 2) of closed outlines that turn clockwise as seen on the film (y down)."""
+    along = np.roll(outline, -1, axis=-2) - np.roll(outline, 1, axis=-2)
+    length = np.hypot(along[..., 0], along[..., 1])[..., None] + 1e-12
+    out: Points = np.stack([along[..., 1], -along[..., 0]], axis=-1) / length
+    return out
+
+
+def even_samples(outline: Points, count: int) -> Points:
+    """A closed polygon (V, 2), V >= 3, at `count` equal steps along its length, clockwise as seen on the film."""
+    following = np.roll(outline, -1, axis=0)
+    if float((outline[:, 0] * following[:, 1] - outline[:, 1] * following[:, 0]).sum()) < 0:
+        outline = outline[::-1]
+    closed = np.concatenate([outline, outline[:1]])
+    steps = np.diff(closed, axis=0)
+    at = np.concatenate([[0.0], np.cumsum(np.hypot(steps[:, 0], steps[:, 1]))])
+    wanted = np.arange(count) * (at[-1] / count)
+    return np.stack([np.interp(wanted, at, closed[:, axis]) for axis in (0, 1)], axis=-1)
+
+
+def disturb(outline: Points, count: int, *, sd_px: float, correlation_px: float, rng: np.random.Generator) -> Points:
+    """Outlines that differ from one by smooth noise along its normals, (`count`, V, 2).
+
+    The noise is Gaussian with the autocorrelation exp(-d^2 / (2 l^2)) at a distance d along the outline (the squared
+    exponential: Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, eq. 4.9), drawn on the circle by
+    its spectrum, exp(-2 pi^2 l^2 f^2) at a frequency f.
+
+    Args:
+        outline: (V, 2) evenly spaced, clockwise as seen on the film.
+        count: 0 or more.
+        sd_px: Standard deviation of the noise at every point.
+        correlation_px: l.
+        rng: Source of the noise.
+    """
+    size = len(outline)
+    step_px = float(np.linalg.norm(np.roll(outline, -1, axis=0) - outline, axis=1).mean())
+    frequency = np.fft.rfftfreq(size, d=step_px)
+    amplitude = np.exp(-((np.pi * correlation_px * frequency) ** 2))
+    # Of white noise, a filter keeps the mean square of its amplitude over all frequencies, both signs.
+    twice = np.where((np.arange(len(frequency)) == 0) | (2 * np.arange(len(frequency)) == size), 1, 2)
+    amplitude /= np.sqrt((twice * amplitude**2).sum() / size)
+    noise = np.fft.irfft(np.fft.rfft(rng.normal(size=(count, size)), axis=1) * amplitude, size, axis=1)
+    moved: Points = outline + sd_px * noise[..., None] * normals(outline)
+    return moved

@@ -18,7 +18,7 @@ from ._films import FilmFolder
 from ._patients import PatientReader
 from ._via_definitions import define_classes
 
-__all__ = ["read"]
+__all__ = ["of_results", "read"]
 
 
 def read(
@@ -49,7 +49,6 @@ def read(
         DataError: A folder holds no results, one is broken, a film occurs in two folders, is not in `images`, or is
             not of the size that the results say.
     """
-    chosen = options or ReadOptions()
     results: dict[str, FilmResult] = {}
     for result in (r for path in paths for r in read_films(path)):
         if result.file_name in results:
@@ -59,12 +58,34 @@ def read(
                 fix="Give one of the folders only.",
             )
         results[result.file_name] = result
+    return of_results(tuple(results.values()), images, options, progress=progress), ()
+
+
+def of_results(
+    results: Sequence[FilmResult],
+    images: Path | None,
+    options: ReadOptions | None = None,
+    *,
+    progress: Progress = silent,
+) -> Dataset:
+    """The data set of results that are read already; see `read`.
+
+    Args:
+        results: No film occurs twice.
+        images: See `read`.
+        options: See `read`.
+        progress: Told after each film.
+
+    Raises:
+        DataError: A film is not in `images`, or is not of the size that the results say.
+    """
+    chosen = options or ReadOptions()
     folder = FilmFolder(images, chosen.known_films) if images is not None else None
     patients = PatientReader([], chosen)
-    steps = track(results.values(), len(results), "reading results", progress)
+    steps = track(results, len(results), "reading results", progress)
     records = tuple(_record(number, result, folder, patients) for number, result in enumerate(steps, start=1))
     categories = categories_of(records)
-    return Dataset(categories, records, {"region": _definitions(categories)}), ()
+    return Dataset(categories, records, {"region": _definitions(categories)})
 
 
 def _definitions(categories: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -45,7 +45,19 @@ OverwriteFile = Annotated[
 ]
 AnchorOption = Annotated[
     str | None,
-    typer.Option("--anchor", help="Where to count from without a sacrum: L5=lowest, or L5=highest if upside down."),
+    typer.Option(
+        "--anchor",
+        help="Where to count from without a sacrum: L5=lowest, L5=highest if upside down, or L5@X,Y (a point on it).",
+    ),
+]
+Anchors = Annotated[
+    Path | None,
+    typer.Option("--anchors", help='JSON with an anchor by film, {"P7_1.png": "L5@120,340"}; the report saves one.'),
+]
+View = Annotated[str, typer.Option("--view", help="lateral, ap, or auto: as DICOM says, else lateral.")]
+PixelSpacing = Annotated[
+    float | None,
+    typer.Option("--pixel-spacing-mm", help="Size of a pixel of all films, instead of what DICOM headers say."),
 ]
 Merged = Annotated[str, typer.Option("--classes", help="Merged mask: bone, bone+implants, or names with commas.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -313,9 +325,11 @@ app.command(
 @app.command()
 def export(
     source: Annotated[Path, typer.Argument(help="COCO file, or folder made by predict.")],
-    form: Annotated[str, typer.Option("--format", help="via, labelme, cvat, yolo, masks or coco.")],
+    form: Annotated[
+        str, typer.Option("--format", help="via, labelme, cvat, yolo, masks, coco, or csv (of predictions).")
+    ],
     out_path: Annotated[
-        Path, typer.Option("--out", help="File to write (via, coco, cvat), or folder (labelme, yolo, masks).")
+        Path, typer.Option("--out", help="File to write (via, coco, cvat), or folder (labelme, yolo, masks, csv).")
     ],
     images: Annotated[
         Path | None, typer.Option(help="Folder of the films; with it VIA projects know the films' sizes in bytes.")
@@ -340,7 +354,8 @@ def export(
 ) -> None:
     """Write a data set or predictions in another format.
 
-    For example predictions as a VIA project, to correct them there and convert them back.
+    For example predictions as a VIA project, to correct them there and convert them back; or as tables for
+    statistics (csv): a row a vertebra, a disc, a film and an implant.
     """
     with waiting("starting"):
         from vertinst.convert import export as run_export
@@ -534,6 +549,9 @@ def predict(
     weights: Annotated[Path, typer.Option(help="Folder of a run or of an exported model, or a weights file.")],
     out_folder: Annotated[Path, typer.Option("--out", help="New folder for JSON, overlays and masks.")],
     anchor: AnchorOption = None,
+    anchors: Anchors = None,
+    view: View = "auto",
+    pixel_spacing_mm: PixelSpacing = None,
     score: Annotated[float, typer.Option(help="Lowest score of an instance.")] = 0.5,
     classes: Merged = "bone",
     images: Annotated[
@@ -558,14 +576,14 @@ def predict(
         from vertinst.data.radiograph import find_films
         from vertinst.engine.predict import load_model, predict_films
         from vertinst.files import keep_inputs
-        from vertinst.postprocess.labelling import parse_anchor
         from vertinst.postprocess.pipeline import SpineOptions
+        from vertinst.postprocess.stated import stated
 
-    where = parse_anchor(anchor) if anchor else None
+    said = stated(anchor=anchor, anchors=anchors, view=view, pixel_spacing_mm=pixel_spacing_mm)
     options = check_settings(SpineOptions, {"score_threshold": score}, "--score")
     paths = find_films(films)
     if overwrite:
-        keep_inputs(out_folder, [weights, *films])
+        keep_inputs(out_folder, [weights, *films, *([anchors] if anchors else [])])
     with waiting("loading the network"):
         model = load_model(weights, precision=precision, device=device, engine=engine, compile=compile, noted=err.print)
     with progress_display() as progress:
@@ -574,7 +592,7 @@ def predict(
             paths,
             out_folder,
             options=options,
-            anchor=where,
+            stated=said,
             overwrite=overwrite,
             progress=progress,
             root=images,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from vertinst.progress import Progress, silent
 from vertinst.report.audit import audit, known_films
 from vertinst.report.audit_advice import advice
 from vertinst.report.audit_page import write_audit
+from vertinst.report.results import has_results, read_films
+from vertinst.report.tables import write_tables
 from vertinst.structures.conversion import ReadOptions, Skip
 from vertinst.structures.dataset import Dataset
 
@@ -25,6 +27,8 @@ __all__ = ["Conversion", "convert", "export", "read_formats", "write_formats"]
 
 # Formats of one file; the others are folders.
 _FILES = ("cvat", "coco", "via")
+TABLES = "csv"
+"""The form of `export` that is no data set: tables for statistics."""
 
 Listing = Callable[[Sequence[Skip]], None]
 
@@ -58,8 +62,9 @@ def read_formats() -> tuple[str, ...]:
 
 
 def write_formats() -> tuple[str, ...]:
-    """Formats that `export` writes."""
-    return tuple(n for n in plugins.names("converters") if hasattr(plugins.load("converters", n), "write"))
+    """Formats that `export` writes: those of data sets, and tables (`csv`), which are made of predictions only."""
+    forms = (n for n in plugins.names("converters") if hasattr(plugins.load("converters", n), "write"))
+    return tuple(sorted((*forms, TABLES)))
 
 
 def convert(
@@ -143,7 +148,7 @@ def export(
     progress: Progress = silent,
     **settings: Any,
 ) -> tuple[Dataset, tuple[Skip, ...]]:
-    """Write a COCO file, or the predictions of a results folder, in another format.
+    """Write a COCO file, or the predictions of a results folder, in another format, or predictions as tables.
 
     Args:
         source: COCO file, or folder made by `predict`.
@@ -160,14 +165,17 @@ def export(
 
     Raises:
         ConfigError: Unknown format, a setting that it does not have, or `pictures` without `images`.
-        DataError: The source cannot be read, or `images` is no folder.
+        DataError: The source cannot be read, `images` is no folder, or tables are to be made of something else than
+            the folder that `predict` wrote.
         OutputExistsError: `out` is the source; or, and `overwrite` is false, a folder that is not empty or a file.
     """
-    write = _format(form, "write").write
     given = {name: value for name, value in settings.items() if value is not None}
-    unknown = sorted(given.keys() - inspect.signature(write).parameters.keys())
-    if unknown:
-        raise ConfigError(f"{form} has no setting {', '.join(unknown)}", fix="Leave it out.")
+    if form == TABLES:
+        asked = {"images": images, "pictures": pictures}
+        given |= {name: value for name, value in asked.items() if value is not None}
+        return _export_tables(source, out, given, overwrite=overwrite, progress=progress), ()
+    write = _format(form, "write").write
+    _refuse_settings(form, given.keys() - inspect.signature(write).parameters.keys())
     inputs = [source, *([images] if images is not None else [])]
     if form in _FILES and out.is_dir():
         raise OutputExistsError(f"must be a file for {form}, got a folder", where=out, fix="Name a file in it.")
@@ -180,6 +188,30 @@ def export(
         prepare_folder(out, overwrite=overwrite, inputs=inputs)
     losses = write(dataset, out, **given)
     return dataset, (*_not_shown(dataset, form), *(losses or ()))
+
+
+def _refuse_settings(form: str, unknown: Set[str]) -> None:
+    if unknown:
+        raise ConfigError(f"{form} has no setting {', '.join(sorted(unknown))}", fix="Leave it out.")
+
+
+def _export_tables(
+    source: Path, out: Path, settings: Mapping[str, Any], *, overwrite: bool, progress: Progress
+) -> Dataset:
+    """Predictions as CSV; the data set is what they were made of."""
+    _refuse_settings(TABLES, settings.keys())
+    _check_export(out, [source], None, None, overwrite=overwrite)
+    if not has_results(source):
+        raise DataError(
+            "tables are made of results, got no folder that `vertinst predict` wrote",
+            where=source,
+            fix="Give that folder; data sets of annotations hold no measures.",
+        )
+    check_folder(out, overwrite=overwrite, inputs=[source])
+    films = read_films(source)
+    dataset: Dataset = plugins.load("converters", "labelled").of_results(films, None, progress=progress)
+    write_tables(films, prepare_folder(out, overwrite=overwrite, inputs=[source]))
+    return dataset
 
 
 def _check_export(

@@ -35,13 +35,14 @@ from vertinst.engine.evaluate import EvaluateOptions, evaluate
 from vertinst.engine.train import train
 from vertinst.files import write_bytes, write_text
 from vertinst.postprocess.pipeline import SpineOptions, build_spine
+from vertinst.postprocess.policy import Policy
 from vertinst.structures import Dataset, ImageRecord, Rle, Spine, rle
 
 FILMS_SEED = 4
 SHARP_WIDTH = 0.005
 """Of a second boundary IoU: 6 px on these films, where the paper's 2 % are 26 px, a third of a vertebra's height."""
 
-OFF = SpineOptions(nms_iou_threshold=1, nms_smaller_threshold=1, nms_implant_iou_threshold=1)
+OFF = SpineOptions(suppression=Policy.allowing_all())
 ORIGINAL = {"mask_crop": "prototype", "mask_interpolation": "probability"}
 
 EXPANSION = "model.box_expansion=0.1"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from vertinst import files, plugins
 from vertinst.postprocess.pipeline import SpineOptions
@@ -204,6 +204,16 @@ class Config(Section):
         if len(set(value)) != len(value) or not all(value):
             raise ValueError(f"classes must be different names, got {', '.join(value)}")
         return value
+
+    @model_validator(mode="after")
+    def _known_pairs(self) -> Self:
+        unknown = self.postprocess.suppression.unknown_classes(self.classes)
+        if unknown:
+            raise ValueError(
+                f"postprocess.suppression.pairs names {', '.join(unknown)}, which is no class of this run: "
+                f"they are {', '.join(self.classes)}"
+            )
+        return self
 
 
 def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from vertinst.postprocess.policy import Policy
 from vertinst.structures import Instances, rle
-from vertinst.structures.dataset import BONE
 
 __all__ = ["Suppression", "describe", "rank", "suppress"]
+
+# Pairs whose boxes are compared at once: bounds the memory for thousands of instances.
+_PAIRS_AT_ONCE = 200_000
+# So many instances at most are taken at once that may remove each other.
+_WIDEST = 16
+
+Flags = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
 
 
 class Suppression(NamedTuple):
@@ -25,131 +36,196 @@ class Suppression(NamedTuple):
     log: list[dict[str, Any]]
 
 
+class _Removal(NamedTuple):
+    """One that goes, and why; positions by rank."""
+
+    removed: int
+    by: int
+    reason: str
+    value: float
+    threshold: float
+
+
 def rank(instances: Instances) -> list[int]:
     """Positions from the best to the worst: by score, then area, box, class and runs.
 
     Only content decides, so that the order in which instances came never matters: what ties to the last is the same.
     Instances without scores count as equally sure.
     """
-    scores = (np.ones(len(instances)) if instances.scores is None else instances.scores).tolist()
-    boxes, areas = instances.boxes.tolist(), rle.areas(instances.masks).tolist()
+    return _rank(instances, rle.areas(instances.masks))
 
-    def key(index: int) -> tuple[Any, ...]:
-        runs = instances.masks[index]["counts"]
-        return -scores[index], -areas[index], boxes[index], int(instances.category_ids[index]), runs
 
-    return sorted(range(len(instances)), key=key)
+def _rank(instances: Instances, areas: npt.NDArray[np.int64]) -> list[int]:
+    scores = np.ones(len(instances)) if instances.scores is None else instances.scores
+    runs = [mask["counts"] for mask in instances.masks]
+    boxes, ids = instances.boxes.tolist(), instances.category_ids.tolist()
+    keys = list(zip((-scores).tolist(), (-areas).tolist(), boxes, ids, runs, strict=True))
+    return sorted(range(len(instances)), key=keys.__getitem__)
 
 
 def suppress(
     instances: Instances,
     categories: tuple[str, ...],
-    *,
-    iou_threshold: float = 0.5,
-    smaller_threshold: float = 0.85,
-    implant_iou_threshold: float = 0.8,
+    policy: Policy = Policy(),  # noqa: B008 - frozen
 ) -> Suppression:
     """Keep the better of two instances that show one object.
 
-    From the best score down, an instance is removed when one already kept overlaps it too much. Removed ones remove
-    nothing, so there are no chains. Compared are instances of one class, and all bone with all bone: a bone found as
-    lumbar and as sacral is one bone. Everything else may overlap: metal lies on bone. On lateral films the
-    left screw or rod lies over the right one, so metal of one class has a threshold of its own: of the annotated
-    pairs of phantoms, 89 of 109 screws share an IoU above 0.5, 11 above 0.8. With all thresholds 1 nothing is removed.
+    From the best score down, an instance is removed when one already kept overlaps it by more than the policy allows
+    their classes. Removed ones remove nothing, so there are no chains. The masks decide: the boxes of the detections
+    may be anything.
+
+    Masks are compared only where their boxes and areas leave it open, and where neither of the two is gone already.
 
     Args:
         instances: N of them, possibly none, in any order.
         categories: Names, in the order of the ids from 1.
-        iou_threshold: 0..1; between bones, a mask IoU above it removes. At equality both stay.
-        smaller_threshold: 0..1; between bones, an intersection over the smaller area above it removes.
-            Outlines of whole neighbouring vertebrae share up to 0.67 of the smaller where the film cuts one of them.
-        implant_iou_threshold: 0..1; within any other class, a mask IoU above it removes.
+        policy: Limits for each pair of classes; at equality both stay.
     """
-    names = [categories[i - 1] for i in instances.category_ids]
-    # Of metal, a piece of a larger one may be another: nothing is above 1.
-    limits = {
-        name: _Limits(iou_threshold, smaller_threshold) if name in BONE else _Limits(implant_iou_threshold, 1.0)
-        for name in set(names)
-    }
-    bounds = _Bounds(instances, names)
-    kept: list[int] = []
-    log: list[dict[str, Any]] = []
-    for index in rank(instances):
-        rivals = bounds.rivals(index, kept, limits[names[index]])
-        overlaps = rle.iou([instances.masks[index]], [instances.masks[k] for k in rivals])[0]
-        tests = (
-            (k, bounds.failed(index, k, iou, limits[names[index]])) for k, iou in zip(rivals, overlaps, strict=True)
+    areas = rle.areas(instances.masks)
+    order = _rank(instances, areas)
+    ranked = _Ranked(instances, order, areas, categories, policy)
+    removals = sorted(ranked.removals())
+    gone = {removal.removed for removal in removals}
+    told = _described(instances, categories) if removals else []
+    log = [
+        {
+            "event": "suppressed",
+            "removed": told[order[removal.removed]],
+            "by": told[order[removal.by]],
+            "reason": removal.reason,
+            "value": round(removal.value, 4),
+            "threshold": removal.threshold,
+        }
+        for removal in removals
+    ]
+    return Suppression([index for place, index in enumerate(order) if place not in gone], log)
+
+
+class _Pairs(NamedTuple):
+    """Pairs of instances by rank, (P,) each, sorted by the better one, then by the worse."""
+
+    better: Places
+    worse: Places
+
+    def where(self, chosen: Flags) -> _Pairs:
+        return _Pairs(self.better[chosen], self.worse[chosen])
+
+
+class _Ranked:
+    """Masks by rank, and what their classes may share."""
+
+    def __init__(
+        self,
+        instances: Instances,
+        order: list[int],
+        areas: npt.NDArray[np.int64],
+        categories: tuple[str, ...],
+        policy: Policy,
+    ) -> None:
+        self.masks = [instances.masks[i] for i in order]
+        self.areas = areas[order]
+        self.ids = instances.category_ids[order] - 1
+        self.iou_limits, self.smaller_limits = policy.limits(categories)
+
+    def removals(self) -> list[_Removal]:
+        """Everything that goes."""
+        found: list[_Removal] = []
+        alive = np.ones(len(self.masks), dtype=np.bool_)
+        pairs, width = self._possible(), 1
+        while len(pairs.better):
+            # Whatever is the worse one in no pair stays for sure; the best of the others may have to wait for each
+            # other. Where little goes they are taken by more and more: a mask is unpacked whenever it is asked for.
+            waits = np.zeros_like(alive)
+            waits[pairs.worse] = True
+            leaders = _listed(pairs.better, len(alive))[0]
+            now = ~waits[pairs.better] | (pairs.better <= leaders[:width][-1])
+            compared = pairs.where(now)
+            gone = self._compare(compared, alive)
+            found += gone
+            width = 1 if 2 * len(gone) >= len(_listed(compared.worse, len(alive))[0]) else min(2 * width, _WIDEST)
+            pairs = pairs.where(~now & alive[pairs.better] & alive[pairs.worse])
+        return found
+
+    def _possible(self) -> _Pairs:
+        """Pairs that the boxes of their masks and their areas do not keep from sharing more than the limits."""
+        # Contiguous, and a row for each side: this is most of the work where nothing meets.
+        left, top, width, height = rle.boxes_xywh(self.masks).T.astype(np.int64, order="C")
+        sides = (left, left + width), (top, top + height)
+        better, worse = _meeting(sides)
+        across, down = (
+            np.minimum(high[better], high[worse]) - np.maximum(low[better], low[worse]) for low, high in sides
         )
-        first = next(((k, failure) for k, failure in tests if failure), None)
-        if first is None:
-            kept.append(index)
-        else:
-            log.append(_event(instances, names, index, *first))
-    return Suppression(kept, log)
+        smaller, sums = self._areas(better, worse)
+        most = np.minimum(across * down, smaller)
+        iou_limits, smaller_limits = self._limits(better, worse)
+        possible = (most > iou_limits * (sums - most)) | (most > smaller_limits * smaller)
+        return _Pairs(better, worse).where(possible)
 
+    def _areas(self, better: Places, worse: Places) -> tuple[Values, Values]:
+        """The smaller area of each pair, and the sum of both."""
+        first, second = self.areas[better].astype(np.float64), self.areas[worse].astype(np.float64)
+        return np.minimum(first, second), first + second
 
-class _Limits(NamedTuple):
-    """What two instances of one object may share at most: IoU, and intersection over the smaller area."""
+    def _limits(self, better: Places, worse: Places) -> tuple[Values, Values]:
+        classes = self.ids[better], self.ids[worse]
+        return self.iou_limits[classes], self.smaller_limits[classes]
 
-    iou: float
-    over_smaller: float
-
-
-class _Bounds:
-    """Boxes and areas of masks, which tell of most pairs that they cannot share too much: only the others are compared.
-
-    The boxes are those of the masks, not of the detections, which may be anything.
-    """
-
-    def __init__(self, instances: Instances, names: list[str]) -> None:
-        corners = rle.boxes_xywh(instances.masks)
-        self.starts, self.ends = corners[:, :2], corners[:, :2] + corners[:, 2:]
-        self.areas = rle.areas(instances.masks)
-        # All bone with all bone, everything else with its class.
-        self.kinds = np.array([0 if name in BONE else i for name, i in zip(names, instances.category_ids, strict=True)])
-
-    def rivals(self, index: int, kept: list[int], limits: _Limits) -> list[int]:
-        """Those of `kept` that can share more than the limits with `index`, in their order."""
-        others = np.array(kept, dtype=np.int64)
-        others = others[self.kinds[others] == self.kinds[index]]
-        sides = np.minimum(self.ends[others], self.ends[index]) - np.maximum(self.starts[others], self.starts[index])
-        smaller = np.minimum(self.areas[others], self.areas[index])
-        most = np.minimum(np.maximum(sides, 0).prod(axis=1), smaller)
-        union = self.areas[others] + self.areas[index] - most
-        possible = (most / np.maximum(union, 1) > limits.iou) | (most / np.maximum(smaller, 1) > limits.over_smaller)
-        return [int(k) for k in others[possible]]
-
-    def failed(self, index: int, rival: int, iou: float, limits: _Limits) -> tuple[str, float, float] | None:
-        """The first test that two instances fail: its name, the value and the threshold."""
-        area, other = float(self.areas[index]), float(self.areas[rival])
+    def _compare(self, pairs: _Pairs, alive: Flags) -> list[_Removal]:
+        """Go through pairs from the best down; what is removed is alive no more."""
+        rows, row = _listed(pairs.better, len(alive))
+        columns, column = _listed(pairs.worse, len(alive))
+        iou = rle.iou([self.masks[i] for i in rows], [self.masks[j] for j in columns])[row, column]
+        smaller, sums = self._areas(*pairs)
         # The intersection follows from the IoU, and is a whole number.
-        shared = round(float(iou / (1 + iou) * (area + other)))
-        tests = (
-            ("iou", float(iou), limits.iou),
-            ("intersection_over_smaller", shared / max(min(area, other), 1), limits.over_smaller),
-        )
-        return next((test for test in tests if test[1] > test[2]), None)
+        over_smaller = np.rint(iou / (1 + iou) * sums) / smaller
+        iou_limits, smaller_limits = self._limits(*pairs)
+        by_iou = iou > iou_limits
+        failed = by_iou | (over_smaller > smaller_limits)
+        names = ["iou" if first else "intersection_over_smaller" for first in by_iou[failed].tolist()]
+        values, limits = np.where(by_iou, [iou, iou_limits], [over_smaller, smaller_limits])[:, failed].tolist()
+        better, worse = (side.tolist() for side in pairs.where(failed))
+        found: list[_Removal] = []
+        for removal in map(_Removal, worse, better, names, values, limits):
+            if alive[removal.by] and alive[removal.removed]:
+                alive[removal.removed] = False
+                found.append(removal)
+        return found
 
 
-def _event(
-    instances: Instances, names: list[str], index: int, rival: int, failed: tuple[str, float, float]
-) -> dict[str, Any]:
-    reason, value, threshold = failed
-    return {
-        "event": "suppressed",
-        "removed": describe(instances, names, index),
-        "by": describe(instances, names, rival),
-        "reason": reason,
-        "value": round(float(value), 4),
-        "threshold": threshold,
-    }
+def _listed(places: Places, count: int) -> tuple[Places, Places]:
+    """The different ones of some places below a count, rising, and for each place where in these it is."""
+    marked = np.zeros(count, dtype=np.bool_)
+    marked[places] = True
+    return np.flatnonzero(marked), (np.cumsum(marked) - 1)[places]
 
 
-def describe(instances: Instances, names: list[str], index: int) -> dict[str, Any]:
+def _meeting(sides: Sequence[tuple[Places, Places]]) -> _Pairs:
+    """Pairs whose boxes share a pixel, by the lower and upper bounds (N,) of the boxes along each axis."""
+    count = len(sides[0][0])
+    step = max(1, _PAIRS_AT_ONCE // max(count, 1))
+    places = np.arange(count)
+    found: list[Places] = [np.zeros((2, 0), dtype=np.int64)]
+    for first in range(0, count, step):
+        rows = slice(first, first + step)
+        meets = places[rows, None] < places
+        for low, high in sides:
+            meets &= low[rows, None] < high
+            meets &= low < high[rows, None]
+        better, worse = np.divmod(np.flatnonzero(meets), count)
+        found.append(np.stack([better + first, worse]))
+    return _Pairs(*np.concatenate(found, axis=1))
+
+
+def describe(instances: Instances, categories: tuple[str, ...], index: int) -> dict[str, Any]:
     """Category, score and box (xyxy px) of one instance, JSON-ready, rounded for reading."""
-    score = None if instances.scores is None else round(float(instances.scores[index]), 4)
-    return {
-        "category": names[index],
-        "score": score,
-        "box": [round(float(v), 1) for v in instances.boxes[index]],
-    }
+    return _described(instances[[index]], categories)[0]
+
+
+def _described(instances: Instances, categories: tuple[str, ...]) -> list[dict[str, Any]]:
+    count = len(instances)
+    scores = [None] * count if instances.scores is None else instances.scores.astype(np.float64).round(4).tolist()
+    boxes = instances.boxes.astype(np.float64).round(1).tolist()
+    return [
+        {"category": categories[i - 1], "score": score, "box": box}
+        for i, score, box in zip(instances.category_ids.tolist(), scores, boxes, strict=True)
+    ]

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from vertinst.errors import DataError
 from vertinst.postprocess.labelling import Anchor, LabelOptions, Levels, label_levels, touches_border
 from vertinst.postprocess.nms import describe, rank, suppress
+from vertinst.postprocess.policy import Policy
 from vertinst.structures import Implant, Instances, Scale, Spine, Vertebra, rle
 from vertinst.structures.dataset import BONE
 from vertinst.structures.measures import VIEWS
@@ -29,9 +30,7 @@ class SpineOptions(BaseModel):
         score_threshold: 0..1; instances at or above it are kept.
         candidate_threshold: 0..1; instances at or above it and below `score_threshold` are put aside as candidates,
             which average precision needs. Above `score_threshold` it means no candidates.
-        nms_iou_threshold: 0..1; see `nms.suppress`. 1 switches this test off.
-        nms_smaller_threshold: 0..1; see `nms.suppress`. 1 switches this test off.
-        nms_implant_iou_threshold: 0..1; see `nms.suppress`. 1 switches this test off.
+        suppression: How much two instances may overlap, by their classes; see `Policy`.
         labelling: How levels are counted; see `LabelOptions`.
         low_score: 0..1; vertebrae and implants kept with a score below it are flagged `low_score`.
         max_instances: At least 1; only so many of the best are looked at on a film.
@@ -41,9 +40,7 @@ class SpineOptions(BaseModel):
 
     score_threshold: float = Field(default=0.5, ge=0, le=1)
     candidate_threshold: float = Field(default=0.05, ge=0, le=1)
-    nms_iou_threshold: float = Field(default=0.5, ge=0, le=1)
-    nms_smaller_threshold: float = Field(default=0.85, ge=0, le=1)
-    nms_implant_iou_threshold: float = Field(default=0.8, ge=0, le=1)
+    suppression: Policy = Policy()
     labelling: LabelOptions = LabelOptions()
     low_score: float = Field(default=0.7, ge=0, le=1)
     max_instances: int = Field(default=100, ge=1)
@@ -84,7 +81,7 @@ def build_spine(
     """
     _check(instances, categories, view)
     found, log = _select(instances, categories, options)
-    return _Film(found, [categories[i - 1] for i in found.category_ids], log, options).spine(anchor, view, scale)
+    return _Film(found, categories, log, options).spine(anchor, view, scale)
 
 
 def relabel(
@@ -124,10 +121,11 @@ class _Film:
     """What was found on one film and survived suppression, best first, with the log so far."""
 
     def __init__(
-        self, found: Instances, names: list[str], log: Sequence[Mapping[str, Any]], options: SpineOptions
+        self, found: Instances, categories: tuple[str, ...], log: Sequence[Mapping[str, Any]], options: SpineOptions
     ) -> None:
         assert found.scores is not None
-        self.found, self.names, self.options = found, names, options
+        self.found, self.categories, self.options = found, categories, options
+        self.names = [categories[i - 1] for i in found.category_ids]
         self.scores = found.scores
         # float32 0.7 is below 0.7: compare in the scores' own precision.
         self.kept = found.scores >= np.float32(options.score_threshold)
@@ -174,13 +172,17 @@ class _Film:
         for index, level in zip(order, levels.names, strict=True):
             if not self.kept[index]:
                 self.flags[index] = [*self._flags(index), "recovered"]
-                what = describe(self.found, self.names, index)
+                what = describe(self.found, self.categories, index)
                 self.log.append({"event": "recovered", "recovered": what, "level": level, "reason": "fits_gap"})
         reason = "beyond_levels" if "beyond_levels" in levels.flags else "extra"
         for index in extra:
             self.flags[index].append(reason)
             self.log.append(
-                {"event": "dropped", "removed": describe(self.found, self.names, index), "reason": _REASONS[reason]}
+                {
+                    "event": "dropped",
+                    "removed": describe(self.found, self.categories, index),
+                    "reason": _REASONS[reason],
+                }
             )
         doubled = [
             event["by"]
@@ -188,7 +190,7 @@ class _Film:
             if event["event"] == "suppressed" and event["removed"]["score"] >= self.options.score_threshold
         ]
         for index in order:
-            if describe(self.found, self.names, index) in doubled:
+            if describe(self.found, self.categories, index) in doubled:
                 self.flags[index].append("duplicate_suppressed")
 
     def _fields(self, index: int) -> dict[str, Any]:
@@ -220,21 +222,14 @@ def _select(
     assert instances.scores is not None
     lowest = np.float32(min(options.candidate_threshold, options.score_threshold))
     ordered = instances[[i for i in rank(instances) if instances.scores[i] >= lowest]]
-    names = [categories[i - 1] for i in ordered.category_ids]
-    filled = [i for i, mask in enumerate(ordered.masks) if rle.area(mask) > 0]
+    filled = np.flatnonzero(rle.areas(ordered.masks)).tolist()
     log: list[dict[str, Any]] = [
-        {"event": "removed", "removed": describe(ordered, names, i), "reason": "empty_mask"}
+        {"event": "removed", "removed": describe(ordered, categories, i), "reason": "empty_mask"}
         for i in sorted(set(range(len(ordered))) - set(filled))
     ]
     if len(filled) > options.max_instances:
         left_out = len(filled) - options.max_instances
         log.append({"event": "removed", "count": left_out, "reason": "max_instances"})
     best = ordered[filled[: options.max_instances]]
-    result = suppress(
-        best,
-        categories,
-        iou_threshold=options.nms_iou_threshold,
-        smaller_threshold=options.nms_smaller_threshold,
-        implant_iou_threshold=options.nms_implant_iou_threshold,
-    )
+    result = suppress(best, categories, options.suppression)
     return best[result.kept], log + result.log

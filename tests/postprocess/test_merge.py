@@ -1,7 +1,9 @@
+import json
+
 import numpy as np
 import pytest
 
-from vertinst.postprocess.merge import label_map, merged_mask, union_of
+from vertinst.postprocess.merge import class_masks, label_map, merged_mask, overlaps, union_of
 from vertinst.structures import Annotation, Implant, Spine, Vertebra, rle
 from vertinst.structures.dataset import BONE, IMPLANTS
 
@@ -65,3 +67,72 @@ def test_label_map_of_nothing_and_of_many():
     labels = label_map(many)
     assert labels.dtype == np.uint16
     assert labels[0, 0] == 1
+
+
+def test_class_masks_are_of_what_was_found_and_may_overlap():
+    vertebrae = (vertebra("L5", 0.8, (0, 0, 4, 4)), vertebra("L4", 0.7, (2, 2, 6, 6)))
+    spine = Spine(SIZE, vertebrae, (implant("wire", 0.9, (7, 0, 8, 1)), implant("screw", 0.5, (0, 0, 2, 2))))
+    masks = class_masks(spine)
+    assert list(masks) == ["lumbar", "screw", "wire"]
+    assert [rle.area(mask) for mask in masks.values()] == [16 + 16 - 4, 4, 1]
+    assert class_masks(Spine(SIZE)) == {}
+
+
+def test_class_masks_leave_candidates_out(spine):
+    assert {name: rle.area(mask) for name, mask in class_masks(spine).items()} == {
+        "lumbar": 16,
+        "sacral": 12,
+        "cage": 6,
+    }
+
+
+def test_overlaps_say_who_and_how_much_and_whose_the_pixels_are(spine):
+    found = overlaps(spine)
+    assert json.loads(json.dumps(found)) == [
+        {
+            "first": {"label": 1, "name": "S1", "category": "sacral", "score": 0.9},
+            "second": {"label": 2, "name": "L5", "category": "lumbar", "score": 0.8},
+            "area_px2": 4,
+            "wins": "first",
+        },
+        {
+            "first": {"label": 1, "name": "S1", "category": "sacral", "score": 0.9},
+            "second": {"label": 3, "name": "cage", "category": "cage", "score": 0.6},
+            "area_px2": 1,
+            "wins": "second",
+        },
+        {
+            "first": {"label": 2, "name": "L5", "category": "lumbar", "score": 0.8},
+            "second": {"label": 3, "name": "cage", "category": "cage", "score": 0.6},
+            "area_px2": 2,
+            "wins": "second",
+        },
+    ]
+
+
+def test_overlaps_agree_with_the_label_map_of_the_two():
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        low, size = rng.integers(0, 4, (3, 2)), rng.integers(1, 5, (3, 2))
+        boxes = [(*a, *np.minimum(a + b, (8, 6))) for a, b in zip(low, size, strict=True)]
+        first, second = vertebra("L5", rng.choice([0.5, 0.7]), boxes[0]), vertebra("L4", 0.5, boxes[1])
+        spine = Spine(SIZE, (first, second), (implant("screw", 0.6, boxes[2]),))
+        found = {(o["first"]["label"], o["second"]["label"]): o for o in overlaps(spine)}
+        parts = (first, second, spine.implants[0])
+        for (a, b), alone in {
+            (1, 2): Spine(SIZE, (first, second)),
+            (1, 3): Spine(SIZE, (first,), spine.implants),
+            (2, 3): Spine(SIZE, (second,), spine.implants),
+        }.items():
+            shared = rle.decode(parts[a - 1].mask) & rle.decode(parts[b - 1].mask)
+            assert ((a, b) in found) == shared.any()
+            if shared.any():
+                assert found[a, b]["area_px2"] == shared.sum()
+                assert set(label_map(alone)[shared]) == {1 if found[a, b]["wins"] == "first" else 2}
+
+
+def test_overlaps_of_nothing_one_and_empty_masks():
+    assert overlaps(Spine(SIZE)) == []
+    assert overlaps(Spine(SIZE, (vertebra("L5", 0.8, (0, 0, 4, 4)),))) == []
+    nothing = vertebra("L4", 0.8, (0, 0, 0, 0))
+    assert overlaps(Spine(SIZE, (vertebra("L5", 0.8, (0, 0, 4, 4)), nothing))) == []

@@ -71,7 +71,7 @@ def test_a_pair_written_twice_is_refused():
 
 
 def test_a_misspelt_class_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="suppression.pairs names lumbr, which is no class of this run"):
+    with pytest.raises(ConfigError, match=r"suppression\.pairs names lumbr, which is no class of this run"):
         load(tmp_path, "postprocess: {suppression: {pairs: {lumbr lumbar: {iou: 0.5}}}}")
     own = load(tmp_path, "classes: [lumbr]\npostprocess: {suppression: {pairs: {lumbr lumbr: {iou: 0.5}}}}")
     assert own.rule("lumbr", "lumbr").iou == 0.5

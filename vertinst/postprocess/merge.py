@@ -1,9 +1,9 @@
-"""From single instances to one mask: binary unions and label maps."""
+"""From single instances to one mask: binary unions, a mask for each class, label maps, and where instances overlap."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from vertinst.errors import DataError
 from vertinst.structures import Implant, Rle, Spine, Vertebra, rle
 from vertinst.structures.dataset import BONE, IMPLANTS
 
-__all__ = ["Part", "label_map", "merged_classes", "merged_mask", "union_of"]
+__all__ = ["Part", "class_masks", "label_map", "merged_classes", "merged_mask", "overlaps", "union_of"]
 
 
 class Part(Protocol):
@@ -74,6 +74,18 @@ def merged_mask(spine: Spine, classes: Collection[str] = BONE) -> Rle:
     return union_of((*spine.vertebrae, *spine.implants), spine.image_size, classes=classes)
 
 
+def class_masks(spine: Spine) -> dict[str, Rle]:
+    """Pixels of each class that was found on a film, by its name: bone first, then metal, then any others.
+
+    They may share pixels: a screw lies on its vertebra. Candidates never belong to them. Empty for an empty spine.
+    """
+    parts = _numbered(spine)
+    known = (*BONE, *IMPLANTS)
+    found = {part.category for part in parts}
+    names = [*(name for name in known if name in found), *sorted(found.difference(known))]
+    return {name: union_of(parts, spine.image_size, classes=(name,)) for name in names}
+
+
 def label_map(spine: Spine) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
     """One number per pixel: 0 for none, then the vertebrae from the sacrum up and after them the implants.
 
@@ -84,11 +96,51 @@ def label_map(spine: Spine) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
         (H, W) uint8 up to 255 instances, else uint16. `spine.vertebrae[i]` is i + 1, `spine.implants[j]` is
         len(spine.vertebrae) + j + 1.
     """
-    parts: list[Vertebra | Implant] = [*spine.vertebrae, *spine.implants]
+    parts = _numbered(spine)
     labels = np.zeros(spine.image_size, dtype=np.uint8 if len(parts) < 256 else np.uint16)
-    below_first = sorted(range(len(parts)), key=lambda i: (parts[i].category in IMPLANTS, parts[i].score, -i))
-    for index in below_first:
+    for index in sorted(range(len(parts)), key=lambda i: _height(parts, i)):
         left, top, right, bottom = (int(v) for v in rle.box_xyxy(parts[index].mask))
         patch = rle.decode(parts[index].mask)[top:bottom, left:right]
         labels[top:bottom, left:right][patch] = index + 1
     return labels
+
+
+def overlaps(spine: Spine) -> list[dict[str, Any]]:
+    """Every two instances of a film that share pixels, and whose they are in the label map.
+
+    Returns:
+        One JSON-ready dict a pair, by the numbers of the label map: `first` and `second` (each `label`, the number
+        in the map, `name`, the level of a vertebra or the class of an implant, `category`, `score`), `area_px2` (the
+        pixels that they share), `wins` (`first` or `second`: whose these pixels are, if no third one lies over both).
+    """
+    parts = _numbered(spine)
+    masks = [part.mask for part in parts]
+    iou, areas = rle.iou(masks, masks), rle.areas(masks)
+    # The intersection follows from the IoU, and is a whole number.
+    shared = np.rint(iou / (1 + iou) * np.add.outer(areas, areas)).astype(np.int64)
+    return [
+        {
+            "first": _named(parts, first),
+            "second": _named(parts, second),
+            "area_px2": int(shared[first, second]),
+            "wins": "first" if _height(parts, first) > _height(parts, second) else "second",
+        }
+        for first, second in np.argwhere(np.triu(shared, 1)).tolist()
+    ]
+
+
+def _numbered(spine: Spine) -> list[Vertebra | Implant]:
+    """In the order of the label map's numbers."""
+    return [*spine.vertebrae, *spine.implants]
+
+
+def _height(parts: Sequence[Vertebra | Implant], index: int) -> tuple[bool, float, int]:
+    """How far up a part lies in the label map: metal over bone, then by score, then the lower number over the higher."""
+    part = parts[index]
+    return part.category in IMPLANTS, part.score, -index
+
+
+def _named(parts: Sequence[Vertebra | Implant], index: int) -> dict[str, Any]:
+    part = parts[index]
+    name = part.level if isinstance(part, Vertebra) else part.category
+    return {"label": index + 1, "name": name, "category": part.category, "score": round(part.score, 4)}

@@ -11,6 +11,7 @@ from vertinst.progress import Progress, silent, track
 from vertinst.report.results import FilmResult, read_films
 from vertinst.structures.conversion import ReadOptions, Skip
 from vertinst.structures.dataset import Annotation, Dataset, ImageRecord
+from vertinst.structures.measures import CORNERS
 from vertinst.structures.spine import Implant, Vertebra
 
 from ._build import categories_of
@@ -31,8 +32,10 @@ def read(
     """Read results folders as one data set.
 
     Vertebrae come first, from the sacrum up, then implants. Their attributes are `class`, `level` (blank for
-    implants), `score` (text, three decimals) and, where there are any, `flags`; flags of a film are an attribute
-    `flags` of it. Candidates below the score threshold are not read: they are there for average precision only.
+    implants), `score` (text, three decimals) and, where there are any, `confidence` (of the level, text, three
+    decimals), `levels` (of an implant, from below) and `flags`; corners of vertebrae are keypoints. Of a film they are
+    `flags` and `construct`. Candidates are not read: they are there for average precision only. Measures are not
+    either: `vertinst export --format csv` writes them.
 
     Args:
         paths: Folders that `vertinst predict` wrote, their sub-folders included.
@@ -93,21 +96,25 @@ def _definitions(categories: Sequence[str]) -> dict[str, dict[str, Any]]:
     text = {"type": "text", "description": "", "default_value": ""}
     section: dict[str, dict[str, Any]] = {}
     define_classes(section, "class", categories)
-    return {**section, "level": dict(text), "score": dict(text)}
+    return {**section, **{name: dict(text) for name in ("level", "score", "confidence", "levels")}}
 
 
 def _record(number: int, result: FilmResult, folder: FilmFolder | None, patients: PatientReader) -> ImageRecord:
     spine = result.spine
     height, width = spine.image_size
     facts = _film_facts(result, folder) if folder is not None else {"file_name": result.file_name}
-    flags = {"flags": ", ".join(spine.flags)} if spine.flags else {}
+    if spine.scale is not None:
+        # What the measures in millimetres were made with, which need not be what the film's header says.
+        spacing = (spine.scale.row_mm, spine.scale.column_mm)
+        facts |= {"pixel_spacing_mm": spacing, "pixel_spacing_source": spine.scale.source}
     return ImageRecord(
         number,
         width=width,
         height=height,
         patient=patients.read(facts["file_name"], {}, {}, None),
-        attributes=flags,
-        annotations=(*(_annotation(v, v.level) for v in spine.vertebrae), *(_annotation(i) for i in spine.implants)),
+        view=spine.view,
+        attributes=_texts(flags=", ".join(spine.flags), construct=spine.construct),
+        annotations=(*map(_of_vertebra, spine.vertebrae), *map(_of_implant, spine.implants)),
         **facts,
     )
 
@@ -132,7 +139,22 @@ def _film_facts(result: FilmResult, folder: FilmFolder) -> dict[str, Any]:
     }
 
 
-def _annotation(found: Vertebra | Implant, level: str = "") -> Annotation:
-    flags = {"flags": ", ".join(found.flags)} if found.flags else {}
-    attributes = {"class": found.category, "level": level, "score": f"{found.score:.3f}", **flags}
-    return Annotation(found.category, found.mask, attributes=attributes)
+def _of_vertebra(vertebra: Vertebra) -> Annotation:
+    confidence = "" if vertebra.confidence is None else f"{vertebra.confidence:.3f}"
+    corners = {}
+    if vertebra.body is not None:
+        corners = {name: (x, y) for name, (x, y) in zip(CORNERS, vertebra.body.corners_px.tolist(), strict=True)}
+    attributes = {"class": vertebra.category, "level": vertebra.level, "score": f"{vertebra.score:.3f}"}
+    more = _texts(confidence=confidence, flags=", ".join(vertebra.flags))
+    return Annotation(vertebra.category, vertebra.mask, attributes=attributes | more, keypoints=corners)
+
+
+def _of_implant(implant: Implant) -> Annotation:
+    attributes = {"class": implant.category, "level": "", "score": f"{implant.score:.3f}"}
+    more = _texts(levels=", ".join(implant.levels), flags=", ".join(implant.flags))
+    return Annotation(implant.category, implant.mask, attributes=attributes | more)
+
+
+def _texts(**attributes: str) -> dict[str, str]:
+    """Those that say something."""
+    return {name: text for name, text in attributes.items() if text}

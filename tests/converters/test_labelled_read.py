@@ -1,15 +1,18 @@
 """Predictions become a data set, go to VIA to be corrected, and come back."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from vertinst.converters import labelled, via
+from vertinst.converters import coco, labelled, via
 from vertinst.errors import DataError
 from vertinst.report import labelled as report
 from vertinst.structures import Spine, rle
 from vertinst.structures.conversion import ReadOptions
 from vertinst.structures.dataset import CLASSES
+from vertinst.structures.measures import CORNERS, Body, Scale
 from vertinst.structures.spine import Implant, Vertebra
 
 SIZE = (90, 70)
@@ -68,6 +71,40 @@ def test_what_was_found_becomes_annotations(tmp_path):
     assert image.annotations[1].mask == spine().vertebrae[1].mask
 
 
+def full_spine():
+    corners = np.array([[10.5, 41], [40, 40.25], [40, 52], [10, 52]])
+    fifth = replace(spine().vertebrae[1], confidence=0.98765, body=Body(corners, np.ones(4)))
+    screw = replace(spine().implants[0], levels=("L5",))
+    rod = replace(screw, category="rod", levels=("S1", "L5"))
+    return spine(
+        vertebrae=(spine().vertebrae[0], fifth),
+        implants=(screw, rod),
+        construct="posterior instrumentation L5-S1",
+        view="ap",
+        scale=Scale(0.25, 0.5, "stated by the user"),
+    )
+
+
+def test_levels_confidence_corners_and_construct_go_to_via_and_coco_and_come_back(tmp_path):
+    path = film(tmp_path)
+    data, _ = labelled.read([results(tmp_path, content=full_spine())], tmp_path / "films")
+    via.write(data, tmp_path / "via.json")
+    coco.write(data, tmp_path / "coco.json")
+    again, skips = via.read([tmp_path / "via.json"], path.parent)
+    assert skips == ()
+    for read in (data, again, coco.read(tmp_path / "coco.json")):
+        (image,) = read.images
+        sacrum, fifth, screw, rod = image.annotations
+        assert image.attributes["construct"] == "posterior instrumentation L5-S1"
+        assert (fifth.attributes["confidence"], "confidence" in sacrum.attributes) == ("0.988", False)
+        assert list(fifth.keypoints) == list(CORNERS)
+        assert (fifth.keypoints["superior_posterior"], dict(sacrum.keypoints)) == ((40.0, 40.25), {})
+        assert (screw.attributes["levels"], rod.attributes["levels"], rod.level) == ("L5", "S1, L5", None)
+        assert [a.mask for a in image.annotations] == [a.mask for a in data.images[0].annotations]
+    assert data.images[0].view == "ap"
+    assert (data.images[0].pixel_spacing_mm, data.images[0].pixel_spacing_source) == ((0.25, 0.5), "stated by the user")
+
+
 def test_films_give_the_size_by_which_via_knows_them(tmp_path):
     path = film(tmp_path, "sub/a.png")
     data, _ = labelled.read([results(tmp_path)], tmp_path / "films", ReadOptions(patient_regex="^(sub)"))
@@ -87,7 +124,7 @@ def test_predictions_corrected_in_via_come_back(tmp_path):
         [(a.category, a.level, a.mask, a.attributes["score"]) for a in d.images[0].annotations] for d in (data, again)
     ]
     assert facts[0] == facts[1]
-    assert again.images[0].attributes == {"flags": "gap"}
+    assert again.images[0].attributes == {"flags": "gap", "view": "lateral"}
 
 
 def test_levels_without_an_anchor_come_back(tmp_path):

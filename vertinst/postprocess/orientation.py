@@ -164,7 +164,7 @@ def anterior_votes(
 
 
 def _sacrum_vote(up: Points, sacrum: Points, lumbar: Points) -> float:
-    """The lean from the sacral parts to the lowest lumbar, beyond the lean among these; one false vertebra does little."""
+    """The lean from the sacral parts to the lowest lumbar, beyond the lean among these; one false one does little."""
     low = lumbar[:4]
     first, second = np.triu_indices(len(low), k=1)
     among = np.median(_lean(low[second] - low[first], up))

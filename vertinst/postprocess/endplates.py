@@ -1,0 +1,139 @@
+"""Corners and hollow endplates of all vertebrae of a film, as found and with perturbed outlines, ready for formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vertinst.postprocess.chain import centroids_xy
+from vertinst.postprocess.landmarks import find_corners, sample_corners
+from vertinst.postprocess.orientation import frames
+from vertinst.structures import Orientation, Rle, Scale, Spine, rle
+
+__all__ = ["CUT_PX", "Landmarks", "find_landmarks", "hollow_middles"]
+
+Points = npt.NDArray[np.float64]
+
+CUT_PX = 2.0
+"""A corner this close to the film's edge is taken to be cut off."""
+
+_RAYS = np.array([0.42, 0.46, 0.5, 0.54, 0.58])
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Corners as found and as perturbed, in film pixels, and both in square pixels with cut ones as NaN.
+
+    Attributes:
+        found_px: V times (4, 2), or None.
+        sampled_px: V times (S, 4, 2), or None.
+        corners: (1 + S, V, 4, 2), as found first.
+        middles: (1 + S, V, 2, 2) of the superior and the inferior endplate.
+    """
+
+    found_px: list[Points | None]
+    sampled_px: list[Points | None]
+    corners: Points
+    middles: Points
+
+
+def find_landmarks(spine: Spine, orientation: Orientation, which: Sequence[int], samples: int) -> Landmarks:
+    """Landmarks of some vertebrae of a spine.
+
+    A sacrum on a lateral film is looked for in the frame of the film, from whose up its endplate slopes as is usual;
+    everything else in the frame of the chain there.
+
+    Args:
+        spine: With levels and view.
+        orientation: Of the film.
+        which: Places of V vertebrae.
+        samples: Number S of perturbed outlines; below 2 there are none.
+    """
+    own = frames(orientation, centroids_xy([v.mask for v in spine.vertebrae]))
+    count = samples if samples >= 2 else 0
+    corners = np.full((1 + count, len(which), 4, 2), np.nan)
+    middles = np.full((1 + count, len(which), 2, 2), np.nan)
+    found: list[Points | None] = []
+    sampled: list[Points | None] = []
+    for place, index in enumerate(which):
+        vertebra, frame = spine.vertebrae[index], own[index]
+        sacral = vertebra.category == "sacral" and spine.view == "lateral"
+        frame = orientation if sacral else frame
+        found.append(find_corners(vertebra.mask, frame, sacral=sacral))
+        base = found[-1]
+        if base is None:
+            sampled.append(None)
+            continue
+        corners[0, place], middles[0, place] = base, hollow_middles(vertebra.mask, base)
+        # Seeded one by one: the errors of neighbours must not be the same.
+        noisy = sample_corners(vertebra.mask, frame, sacral=sacral, count=count, seed=index) if count else None
+        sampled.append(noisy)
+        if noisy is not None:
+            corners[1:, place] = noisy
+    middles[1:] = middles[0] + _middle_noise(corners)
+    lost = _cut(corners[0], spine.image_size)
+    corners[:, lost] = np.nan
+    # Half of an endplate has its middle elsewhere.
+    middles[:, np.stack([lost[:, :2].any(axis=1), lost[:, 2:].any(axis=1)], axis=1)] = np.nan
+    for points in (corners, middles):
+        points *= _stretch(spine.scale)
+    return Landmarks(found, sampled, corners, middles)
+
+
+def hollow_middles(mask: Rle, corners: Points) -> Points:
+    """The middles (2, 2) of the superior and the inferior endplate where the mask ends, xy px.
+
+    From the middle of the body rays go up and down; where the mask goes on beyond the endplate's line (two vertebrae
+    in one mask), the line counts.
+
+    Args:
+        mask: Not empty.
+        corners: (4, 2) xy px, finite.
+    """
+    patch, left, top = rle.decode_crop(mask)
+    share = _RAYS[:, None]
+    above = corners[1] + share * (corners[0] - corners[1])
+    below = corners[2] + share * (corners[3] - corners[2])
+    half = (above - below) / 2
+    reach = float(np.hypot(*half[len(_RAYS) // 2]))
+    ends = []
+    for direction in (half, -half):
+        # From a third of the way on: a hole in the middle of the mask is no endplate.
+        steps = np.linspace(0.33, 1.3, max(int(4 * reach), 8))
+        points = (above + below)[:, None] / 2 + steps[:, None] * direction[:, None]
+        column, row = (np.floor(points) - (left, top)).astype(np.int64).transpose(2, 0, 1)
+        inside = (row >= 0) & (column >= 0) & (row < patch.shape[0]) & (column < patch.shape[1])
+        inside[inside] = patch[row[inside], column[inside]]
+        out = ~inside
+        first = np.where(out.any(axis=1), steps[np.argmax(out, axis=1)] - (steps[1] - steps[0]) / 2, 1.0)
+        ends.append(((above + below) / 2 + first[:, None] * direction).mean(axis=0))
+    return np.array(ends)
+
+
+def _middle_noise(corners: Points) -> Points:
+    """Displacements (S, V, 2, 2) of the endplates' middles, as far as their corners move across the endplate.
+
+    An endplate is longer than outlines are correlated, so that its middle moves by itself. Seeded: the same every time.
+    """
+    samples = corners[1:]
+    if len(samples) == 0:
+        return np.zeros((0, corners.shape[1], 2, 2))
+    across = samples.mean(axis=0)[:, :2] - samples.mean(axis=0)[:, [3, 2]]
+    across = across.mean(axis=1) / np.hypot(*across.mean(axis=1).T)[:, None]
+    moved = np.einsum("svcx,vx->svc", samples - samples.mean(axis=0), across).var(axis=0, ddof=1)
+    spread = np.sqrt(np.stack([moved[:, :2].mean(axis=1), moved[:, 2:].mean(axis=1)], axis=1))
+    normal = np.random.default_rng(0).normal(size=(len(samples), *spread.shape))
+    return np.asarray((normal * spread)[..., None] * across[:, None], dtype=np.float64)
+
+
+def _cut(points: Points, image_size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    height, width = image_size
+    near = (points < CUT_PX) | (points > np.array([width, height]) - CUT_PX)
+    return np.asarray(near.any(axis=-1), dtype=np.bool_)
+
+
+def _stretch(scale: Scale | None) -> Points:
+    return np.array([1.0 if scale is None else scale.column_mm / scale.row_mm, 1.0])

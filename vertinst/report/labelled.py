@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vertinst.files import read_json, write_json
+from vertinst.postprocess.merge import overlaps
 from vertinst.report.labelled_reading import SCHEMA_VERSION, from_json
 from vertinst.structures import rle
 from vertinst.structures.measures import Body, Disc, Measure, Orientation, Scale
@@ -67,7 +68,7 @@ def to_json(spine: Spine, *, file_name: str, provenance: Mapping[str, Any]) -> d
         "vertebrae": [_vertebra(v) for v in spine.vertebrae],
         "discs": [_disc(d) for d in spine.discs],
         "implants": [{**_found(i), "levels": list(i.levels), "polygons": _polygons(i.mask)} for i in spine.implants],
-        "overlaps": [],
+        "overlaps": overlaps(spine),
         "candidates": [_found(c) for c in spine.candidates],
         "log": [dict(event) for event in spine.log],
     }

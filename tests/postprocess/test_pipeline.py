@@ -111,7 +111,7 @@ def test_most_instances():
 
 
 def test_vertebrae_without_a_name_become_candidates():
-    rows = [((5 + 8 * n, 70, 10 + 8 * n, 75), "sacral", 0.9) for n in range(6)]
+    rows = [((5 + 6 * n, 70, 10 + 6 * n, 75), "sacral", 0.9) for n in range(6)]
     spine = build_spine(found(rows), CLASSES)
     assert len(spine.vertebrae) == 5
     assert spine.candidates[0].flags == ("beyond_levels",)

@@ -26,14 +26,14 @@ SPACING_PER_SIZE = 1.2
 al. 1992, rounded). The film's own ratio replaces it from a few neighbours on."""
 _PSEUDO_RATIOS = 2
 
-_SPACING_SD = 0.15
+_SPACING_SD = 0.12
 """Of a spacing relative to the expected: narrow discs and fractures."""
-_TURN_SD_DEG = 17.0
-_FIRST_TURN_SD_DEG = 32.0
+_TURN_SD_DEG = 14.0
+_FIRST_TURN_SD_DEG = 28.0
 """Where the chain leaves the sacrum its centroid may lie aside, all the more where the sacrum is one instance."""
-_SACRAL_GAP = (0.22, 0.17)
+_SACRAL_GAP = (0.15, 0.14)
 """Free distance between the outlines of S1 and L5, in spacings: mean and standard deviation."""
-_SIZE_LOG_SD = 0.13
+_SIZE_LOG_SD = 0.11
 _FALSE_SIZE_LOG_SD = 0.5
 _FALSE_AREA = 30.0
 """Area in spacings squared over which false detections spread."""
@@ -43,11 +43,13 @@ _MAX_MISSED = 2
 _SURE_SCORE = 3.0
 """Log odds at which a network's score counts no more: scores of 0.99 are not that rare on false detections."""
 _LEAST_KEPT = 0.2
-_SACRAL_SIZE = {"S1": (0.95, 0.10), "S2": (0.74, 0.07)}
+_SACRAL_SIZE = {"S1": (0.98, 0.08), "S2": (0.79, 0.06)}
 """Root of a sacral body's area over that of the film's lumbar ones: mean and standard deviation."""
 _WHOLE_SACRUM = (1.15, 2.2)
 """The same ratio where one instance holds more than S1: anything in this range."""
 
+_SACRAL_STEP = 0.74
+"""Distance of sacral centroids in lumbar spacings."""
 _BESIDE_DEG = 75.0
 """Sacral detections at less than this angle with the way to the first lumbar vertebra are not below S1."""
 
@@ -90,6 +92,8 @@ class Chain(NamedTuple):
         steps: For each of the chain how many levels it lies above the first that could be there: 0 for the one next
             to the sacrum, rising.
         score: Log likelihood ratio; may be compared within a film.
+        lower: Positions of further sacral vertebrae, from the uppermost down.
+        lower_steps: For each of them how many levels it lies below `sacrum`.
     """
 
     sacrum: int | None
@@ -97,6 +101,8 @@ class Chain(NamedTuple):
     chain: tuple[int, ...]
     steps: tuple[int, ...]
     score: float
+    lower: tuple[int, ...] = ()
+    lower_steps: tuple[int, ...] = ()
 
 
 def spacing_per_size(centroids: Points, sizes: Points) -> float:
@@ -189,18 +195,25 @@ class _Search:
         whole.sort(key=_by_score)
         whole = [p for p in whole if p.chain or p.sacrum is not None] or whole
         top = whole[0].score
-        return [
-            Chain(p.sacrum, p.sacral_steps, p.chain, p.steps, p.score)
-            for p in whole[:_READINGS]
-            if p.score >= top - _FORGET
-        ]
+        return [self._chain(p) for p in whole[:_READINGS] if p.score >= top - _FORGET]
+
+    def _chain(self, p: _Partial) -> Chain:
+        lower = [] if p.sacrum is None else self._lower(p.sacrum, p.chain[0] if p.chain else None)
+        return Chain(
+            p.sacrum,
+            p.sacral_steps,
+            p.chain,
+            p.steps,
+            p.score,
+            tuple(k for k, _ in lower),
+            tuple(step for _, step in lower),
+        )
 
     def _ended(self, partial: _Partial) -> _Partial:
         """A reading as it is scored: where the sacrum is all there is, its lower parts count as well."""
         if partial.chain or partial.sacrum is None:
             return partial
-        others = (int(k) for k in np.flatnonzero(self.found.sacral & self.found.kept) if k != partial.sacrum)
-        return partial._replace(score=partial.score + sum(self.gain[k] for k in others))
+        return partial._replace(score=partial.score + sum(self.gain[k] for k, _ in self._lower(partial.sacrum, None)))
 
     def _starts(self) -> list[_Partial]:
         sacral = np.flatnonzero(self.found.sacral)
@@ -237,21 +250,37 @@ class _Search:
         longer = []
         for j in self.lumbar.tolist():
             spacing = float(self.spacing[sacrum, j])
-            below = sum(self.gain[k] for k in self.below(sacrum, j))
+            below = sum(self.gain[k] for k, _ in self._lower(sacrum, j))
             for missed in range(_MAX_MISSED + 1):
                 # Missed sacral bodies lie closer together than lumbar ones.
-                expected = mean + missed + 0.85 * partial.sacral_steps
+                expected = mean + missed + 1.16 * _SACRAL_STEP * partial.sacral_steps
                 off = (float(self.found.gaps[sacrum, j]) / spacing - expected) / (spread * (1 + 0.3 * missed))
                 score = partial.score - 0.5 * off**2 + _place_prior(missed, _FIRST_TURN_SD_DEG) + self.gain[j]
                 if off**2 < 2 * _FORGET:
                     longer.append(_Partial(score + below, sacrum, partial.sacral_steps, (j,), (missed,)))
         return longer
 
-    def below(self, sacrum: int, first: int) -> list[int]:
-        """Other kept sacral detections that lie on the far side of the sacrum: S2 and so on where it is S1."""
-        turn = math.radians(_BESIDE_DEG)
-        others = (int(k) for k in np.flatnonzero(self.found.sacral & self.found.kept) if k != sacrum)
-        return [k for k in others if math.cos(self.angle[sacrum][k] - self.angle[sacrum][first]) < math.cos(turn)]
+    def _lower(self, sacrum: int, first: int | None) -> list[tuple[int, int]]:
+        """Kept sacral detections below the uppermost: those on its far side of the chain, and how many levels below.
+
+        Of two that lie too close together to be two the one nearer to `sacrum` counts.
+        """
+        others = [int(k) for k in np.flatnonzero(self.found.sacral & self.found.kept) if k != sacrum]
+        if first is not None:
+            least = math.cos(math.radians(_BESIDE_DEG))
+            others = [k for k in others if math.cos(self.angle[sacrum][k] - self.angle[sacrum][first]) < least]
+        # Without a lumbar vertebra the sacral bodies' own size tells how far apart they lie.
+        spacing = float(self.spacing[sacrum, sacrum]) or SPACING_PER_SIZE * float(self.found.sizes[sacrum])
+        step = _SACRAL_STEP * spacing
+        lower: list[tuple[int, int]] = []
+        last, reached = sacrum, 0
+        for k in sorted(others, key=lambda k: (self.distance[sacrum, k], k)):
+            if self.distance[last, k] < 0.6 * step:
+                continue
+            reached += max(1, round(float(self.distance[last, k]) / step))
+            lower.append((k, reached))
+            last = k
+        return lower
 
     def _onwards(self, partial: _Partial) -> list[_Partial]:
         last = partial.chain[-1]

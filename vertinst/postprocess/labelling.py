@@ -23,9 +23,13 @@ __all__ = ["Anchor", "LabelOptions", "Levels", "label_levels", "parse_anchor"]
 _TEMPERATURE = 1.0
 """Log odds of the search are divided by this: fitted so that confidences are right as often as they say."""
 _TOP_SEEN = 0.93
+"""Where a chain ends: probability that it is at the highest annotated level."""
 _TOP_MISSED = (0.03, 0.02)
-_TOP_CUT = 0.9
-_TOP_EXCEEDED = 0.02
+"""One level below it, or more, though the film has room for another vertebra."""
+_TOP_CUT = (0.10, 0.04, 0.02)
+"""One, two, or more levels below it, because the film ends: lumbar films are taken so that they show T12."""
+_TOP_EXCEEDED = 0.06
+"""Each level above it: a vertebra that was not taught, or a false detection."""
 _ROOM = 0.35
 """Part of a spacing that a vertebra needs beyond its centre to be found."""
 _ANCHOR = re.compile(
@@ -163,7 +167,7 @@ def label_levels(
     # By their place on the film: what ties is then decided by content, never by the order in which it came.
     places = centroids_xy(masks)
     by_place = np.lexsort((scores, places[:, 0], places[:, 1]))
-    ordered = [masks[int(i)] for i in by_place]
+    ordered = [masks[i] for i in by_place.tolist()]
     found = _detections(ordered, sacral[by_place], np.asarray(scores, dtype=np.float64)[by_place], kept[by_place])
     levels = _Labelling(ordered, found, anchor, options).levels()
     return levels._replace(
@@ -179,8 +183,8 @@ def _detections(
 ) -> Detections:
     centroids = centroids_xy(masks)
     gaps = np.zeros((len(masks), len(masks)))
-    for s in np.flatnonzero(sacral):
-        for j in np.flatnonzero(~sacral):
+    for s in np.flatnonzero(sacral).tolist():
+        for j in np.flatnonzero(~sacral).tolist():
             gaps[s, j] = _free_px(masks[s], masks[j], centroids[s], centroids[j])
     sizes = np.sqrt(rle.areas(masks).astype(np.float64))
     cut = np.array([touches_border(mask) for mask in masks], dtype=bool)
@@ -269,10 +273,8 @@ class _Labelling:
         target = self._anchored_detection()
         if target in chain.chain:
             return _below(self.anchor.level, chain.steps[chain.chain.index(target)])
-        sacral = self._sacral(chain)
-        if target in sacral:
-            return level_above(self.anchor.level, 1 + sacral.index(target))
-        return by_sacrum
+        below = dict(_sacral_places(chain))
+        return level_above(self.anchor.level, 1 + below[target]) if target in below else by_sacrum
 
     def _anchored_detection(self) -> int | None:
         """The detection under the anchor's point, the smallest of several; else the nearest within half a body."""
@@ -293,31 +295,11 @@ class _Labelling:
     def _reading(self, found: Chain, chain: Chain, lumbar: int, first: str) -> _Reading:
         names = [level_above(first, step) for step in chain.steps]
         order = [i for i, name in zip(chain.chain, names, strict=True) if name]
-        sacral = self._sacral(chain)
-        below = list(zip(sacral, _sacral_names(first, chain.sacral_steps, len(sacral)), strict=False))[::-1]
+        below = [(i, name) for i, step in reversed(_sacral_places(chain)) if (name := _sacral_name(first, step))]
         order = [*(i for i, _ in below), *order]
         named = (*(n for _, n in below), *(n for n in names if n))
         weight = chain.score / _TEMPERATURE + self._count_weight(chain, lumbar)
         return _Reading(tuple(order), named, found, chain, weight, lumbar)
-
-    def _sacral(self, chain: Chain) -> list[int]:
-        """Sacral detections of a reading from S1 down."""
-        if chain.sacrum is None:
-            return []
-        top = self.found.centroids[chain.sacrum]
-        others = [int(k) for k in np.flatnonzero(self.found.sacral & self.found.kept) if k != chain.sacrum]
-        if chain.chain:
-            way = self.found.centroids[chain.chain[0]] - top
-            others = [k for k in others if (self.found.centroids[k] - top) @ way < 0.26 * self._apart(k, chain, way)]
-        key = {
-            k: (float(np.linalg.norm(self.found.centroids[k] - top)), *self.found.centroids[k].tolist()) for k in others
-        }
-        return [chain.sacrum, *sorted(others, key=key.__getitem__)]
-
-    def _apart(self, k: int, chain: Chain, way: npt.NDArray[np.float64]) -> float:
-        assert chain.sacrum is not None
-        offset = self.found.centroids[k] - self.found.centroids[chain.sacrum]
-        return float(np.linalg.norm(offset) * np.linalg.norm(way))
 
     def _count_weight(self, chain: Chain, lumbar: int) -> float:
         """Log probability of a number of lumbar vertebrae, and of the chain's upper end with it."""
@@ -328,7 +310,7 @@ class _Labelling:
         share = prior.get(lumbar, 1 - sum(prior.values()))
         if not chain.chain:
             # Nothing tells which end of the sacrum is up: films that lie upside down are few.
-            upper = min((i for i in self._sacral(chain)), key=lambda i: self.found.centroids[i, 1])
+            upper = min((i for i, _ in _sacral_places(chain)), key=lambda i: self.found.centroids[i, 1])
             return math.log(0.95 if upper == chain.sacrum else 0.05)
         expected = lumbar + {"L1": 0, "T12": 1, "T11": 2, "T10": 3}[options.highest_level]
         missing = expected - (chain.steps[-1] + 1)
@@ -341,7 +323,7 @@ class _Labelling:
         if missing == 0:
             return _TOP_SEEN
         if self._room(chain) < 1:
-            return _TOP_CUT
+            return _TOP_CUT[min(missing, 3) - 1]
         return _TOP_MISSED[min(missing, 2) - 1]
 
     def _room(self, chain: Chain) -> int:
@@ -400,7 +382,7 @@ class _Labelling:
         flags += [] if best.chain.chain else ["no_lumbar"]
         if self.anchor is not None and _disagrees(best):
             flags.append("anchor_disagrees_with_sacrum")
-        sacral = self._sacral(best.chain)
+        sacral = [i for i, _ in _sacral_places(best.chain)]
         stray = self.found.sacral & self.found.kept
         stray[[*best.order, *sacral]] = False
         flags += ["sacrum_on_both_sides"] if has_sacrum and stray.any() else []
@@ -433,11 +415,18 @@ def _gap(lower: str, upper: str) -> bool:
     )
 
 
-def _sacral_names(first: str, missed: int, count: int) -> list[str]:
-    """Names of sacral parts from the upper one down, below the level of the place next to the sacrum."""
+def _sacral_places(chain: Chain) -> list[tuple[int, int]]:
+    """Sacral detections of a reading from the uppermost down, and how many levels below S1's place each lies."""
+    if chain.sacrum is None:
+        return []
+    lower = zip(chain.lower, chain.lower_steps, strict=True)
+    return [(chain.sacrum, chain.sacral_steps), *((i, chain.sacral_steps + step) for i, step in lower)]
+
+
+def _sacral_name(first: str, step: int) -> str | None:
+    """The level so many places below S1's, where `first` is the level of the place next to it."""
     top = level_above(first, -1) if first.startswith("S") else "S1"
-    names = [level_above(top, -missed - n) for n in range(count)] if top else []
-    return [name for name in names if name is not None]
+    return level_above(top, -step) if top else None
 
 
 def _below(level: str, steps: int) -> str | None:

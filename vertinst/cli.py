@@ -602,6 +602,47 @@ def predict(
     out.print(f"{several(len(paths), 'film')}: labelled JSON in {out_folder}, pictures in {out_folder / 'overlays'}")
 
 
+@app.command()
+def measure(
+    source: Annotated[Path, typer.Argument(help="Folder made by predict, or COCO file of annotations.")],
+    out_folder: Annotated[Path, typer.Option("--out", help="New folder for JSON, overlays and masks.")],
+    anchor: AnchorOption = None,
+    anchors: Anchors = None,
+    view: Annotated[str, typer.Option("--view", help="lateral, ap, or auto: as before, or as annotated.")] = "auto",
+    pixel_spacing_mm: PixelSpacing = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the films, to draw overlays on; else on the folder's small copies.")
+    ] = None,
+    classes: Merged = "bone",
+    overwrite: Overwrite = False,
+) -> None:
+    """Name and measure vertebrae anew, without the network.
+
+    Predictions with an anchor, a view or a scale given afterwards (a film's earlier anchor holds unless it gets a new
+    one), or people's annotations, counted from their lowest annotated level.
+    """
+    with waiting("starting"):
+        from vertinst.files import keep_inputs
+        from vertinst.measure import measure as run_measure
+        from vertinst.postprocess.stated import needs_anchor, stated
+
+    said = stated(anchor=anchor, anchors=anchors, view=view, pixel_spacing_mm=pixel_spacing_mm)
+    if overwrite and anchors:
+        keep_inputs(out_folder, [anchors])
+    with progress_display() as progress:
+        spines = run_measure(
+            source,
+            out_folder,
+            stated=said,
+            images=images,
+            merged=merged_choice(classes),
+            overwrite=overwrite,
+            progress=progress,
+        )
+    list_films([name for name, spine in spines.items() if needs_anchor(spine)], "films need an anchor")
+    out.print(f"{several(len(spines), 'film')}: labelled JSON in {out_folder}")
+
+
 @app.command("export-model")
 def export_model(
     weights: Annotated[Path, typer.Option(help="Folder of a run, or a weights file.")],

@@ -118,9 +118,7 @@ def run_demo(
     say(f"4/6 Finding and naming vertebrae on {len(split.test)} films of patients never seen")
     films_held_out = [images / i.file_name for i in split.test.images]
     model = load_model(out / "run")
-    predict_films(
-        model, films_held_out, out / "predictions", options=SpineOptions(), anchor=None, progress=progress, root=images
-    )
+    predict_films(model, films_held_out, out / "predictions", options=SpineOptions(), progress=progress, root=images)
 
     say("5/6 Scoring them against the truth")
     metrics = evaluate(split.test, read_folder(out / "predictions"), options=EvaluateOptions())

@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 import torch
 
@@ -17,10 +18,12 @@ from vertinst.engine.predict import Predictor, load_model, predict_films
 from vertinst.engine.train import train
 from vertinst.errors import CheckpointError, ConfigError, DataError, OutputExistsError, VertinstError
 from vertinst.models import yolact
+from vertinst.postprocess.labelling import parse_anchor
 from vertinst.postprocess.pipeline import SpineOptions
+from vertinst.postprocess.stated import Stated, stated
 from vertinst.report import results
 from vertinst.report.results import read_folder
-from vertinst.structures import Dataset, Instances, rle
+from vertinst.structures import Dataset, Instances, Scale, rle
 
 OPTIONS = SpineOptions()
 
@@ -224,3 +227,43 @@ def test_what_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
         load_model(tmp_path / "missing")
     with pytest.raises(ConfigError, match="device must be"):
         load_model(tmp_path / "missing", device="tpu9")
+
+
+def write_dicom(path: Path, **elements: Any) -> Path:
+    made = pydicom.Dataset()
+    made.file_meta = pydicom.dataset.FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = "1.2.3.4"
+    made.Rows, made.Columns, made.SamplesPerPixel, made.PhotometricInterpretation = 40, 32, 1, "MONOCHROME2"
+    made.BitsAllocated = made.BitsStored = 16
+    made.HighBit, made.PixelRepresentation = 15, 0
+    made.PixelData = np.random.default_rng(0).integers(0, 60000, (40, 32), dtype=np.uint16).tobytes()
+    for keyword, value in elements.items():
+        setattr(made, keyword, value)
+    made.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_view_and_scale_are_the_headers_unless_the_user_states_them(predictor: Predictor, tmp_path: Path) -> None:
+    films = [
+        write_dicom(tmp_path / "a.dcm", ViewPosition="AP", ImagerPixelSpacing=[0.2, 0.1]),
+        write_film(tmp_path / "b.png"),
+    ]
+    found = read_folder(predict_films(predictor, films, tmp_path / "out", options=OPTIONS))
+    assert (found["a.dcm"].view, found["a.dcm"].scale) == ("ap", Scale(0.2, 0.1, "ImagerPixelSpacing, at the detector"))
+    assert (found["b.png"].view, found["b.png"].scale) == ("lateral", None)
+    said = stated(view="lateral", pixel_spacing_mm=0.3)
+    for spine in read_folder(predict_films(predictor, films, tmp_path / "two", options=OPTIONS, stated=said)).values():
+        assert (spine.view, spine.scale) == ("lateral", Scale(0.3, 0.3, "stated by the user"))
+
+
+def test_each_film_has_its_anchor_and_those_of_no_film_are_refused(predictor: Predictor, tmp_path: Path) -> None:
+    films = [write_film(tmp_path / "in" / name) for name in ("a.png", "b.png")]
+    said = Stated(anchors={"b.png": parse_anchor("L3=lowest")})
+    found = read_folder(predict_films(predictor, films, tmp_path / "out", options=OPTIONS, stated=said))
+    assert [v.level for name in ("a.png", "b.png") for v in found[name].vertebrae] == ["+1", "L3"]
+    wrong = Stated(anchors={"c.png": parse_anchor("L3=lowest")})
+    with pytest.raises(DataError, match=r"anchors must be of films that are there, got c\.png"):
+        predict_films(predictor, films, tmp_path / "two", options=OPTIONS, stated=wrong)
+    assert not (tmp_path / "two").exists()

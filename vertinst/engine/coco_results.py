@@ -14,6 +14,8 @@ from vertinst.errors import DataError
 from vertinst.postprocess.labelling import Anchor
 from vertinst.postprocess.pipeline import SpineOptions, build_spine
 from vertinst.structures import Dataset, ImageRecord, Implant, Instances, Rle, Spine, Vertebra, rle
+from vertinst.structures.measures import VIEWS
+from vertinst.structures.views import view_name
 
 __all__ = ["spines_from_coco_results"]
 
@@ -59,14 +61,17 @@ def spines_from_coco_results(
         image = _image(entry, ids, where)
         found[image.file_name].append(_read_entry(entry, image, ids, where))
     return {
-        image.file_name: _spine(_instances(image, found[image.file_name]), dataset.categories, options, anchor)
+        image.file_name: _spine(image, _instances(image, found[image.file_name]), dataset.categories, options, anchor)
         for image in dataset.images
     }
 
 
-def _spine(instances: Instances, categories: tuple[str, ...], options: SpineOptions, anchor: Anchor | None) -> Spine:
+def _spine(
+    image: ImageRecord, instances: Instances, categories: tuple[str, ...], options: SpineOptions, anchor: Anchor | None
+) -> Spine:
     """A spine that holds every detection: what the spine is not made of, suppressed or low, is a candidate."""
-    spine = build_spine(instances, categories, options=options, anchor=anchor)
+    view = view_name(image.view) or VIEWS[0]
+    spine = build_spine(instances, categories, options=options, anchor=anchor, view=view)
     assert instances.scores is not None
     # Masks pass through by reference; two detections may be equal in all else.
     named = {id(part.mask): part for part in spine.candidates}

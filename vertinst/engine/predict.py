@@ -13,18 +13,19 @@ import torch
 from torch import nn
 
 from vertinst import files
-from vertinst.data.radiograph import Tone, read_film
+from vertinst.data.radiograph import FilmHeader, Tone, is_dicom, read_film, read_header
 from vertinst.engine import checkpoint as checkpoints
 from vertinst.engine.ahead import in_batches, map_ahead
 from vertinst.engine.compiled import compile_network
 from vertinst.engine.fold import fold_batch_norm
 from vertinst.engine.precision import Precision, choose_device, choose_precision, lay_out
 from vertinst.errors import ConfigError, DataError, VertinstError
-from vertinst.postprocess.labelling import Anchor
 from vertinst.postprocess.merge import merged_classes
 from vertinst.postprocess.pipeline import SpineOptions, build_spine
+from vertinst.postprocess.stated import Stated, check_names
 from vertinst.progress import Progress, silent, track
-from vertinst.structures import Instances
+from vertinst.structures import Instances, Scale
+from vertinst.structures.measures import VIEWS
 
 __all__ = ["Predictor", "load_model", "predict_films"]
 
@@ -217,7 +218,7 @@ def predict_films(
     out: Path,
     *,
     options: SpineOptions,
-    anchor: Anchor | None = None,
+    stated: Stated = Stated(),  # noqa: B008 - frozen
     overwrite: bool = False,
     progress: Progress = silent,
     root: Path | None = None,
@@ -233,7 +234,8 @@ def predict_films(
         films: Film files.
         out: The folder; sub-folders of the films below `root` are kept in it.
         options: Of post-processing.
-        anchor: What the user says about the levels, if anything.
+        stated: What the user says about the films: levels, view, scale. View and scale are else those of DICOM headers;
+            a film that says no view is taken as lateral, one without a scale has no millimetres.
         overwrite: Delete what the folder holds.
         progress: Told after each film.
         root: Folder that the names in the results are relative to; the films' common folder if None.
@@ -246,19 +248,29 @@ def predict_films(
     Raises:
         OutputExistsError: The folder is not empty, or `overwrite` would delete films that are to be predicted.
         DataError: Two films would have the same results; or films could not be read, in which case all others have
-            been written first and all of these are named; or a class of `merged` is unknown to the model.
+            been written first and all of these are named; or a class of `merged` is unknown to the model; or an anchor
+            is of none of the films.
     """
     from vertinst.report import results
 
     names = _names(films, root)
+    check_names(stated.anchors, names)
     classes = merged_classes(merged, predictor.classes)
+    provenance = {**predictor.provenance(), "score_threshold": options.score_threshold}
     files.prepare_folder(out, overwrite=overwrite, inputs=films)
 
     def write(film: _Found | DataError) -> DataError | None:
         if isinstance(film, DataError):
             return film
-        spine = build_spine(film.instances, predictor.classes, options=options, anchor=anchor)
-        results.write_film(out, film.name, film.pixels, spine, predictor.provenance(), merged=classes)
+        spine = build_spine(
+            film.instances,
+            predictor.classes,
+            options=options,
+            anchor=stated.anchor_of(film.name),
+            view=stated.view_of(film.name) or film.header.view or VIEWS[0],
+            scale=stated.scale or film.scale,
+        )
+        results.write_film(out, film.name, film.pixels, spine, provenance, merged=classes)
         return None
 
     size = batch_size or predictor.batch_size
@@ -278,11 +290,25 @@ def predict_films(
 
 
 class _Found(NamedTuple):
-    """What was found on a film, and the film as people see it."""
+    """What was found on a film, the film as people see it, and what its header says."""
 
     name: str
     pixels: Pixels
     instances: Instances
+    header: FilmHeader
+
+    @property
+    def scale(self) -> Scale | None:
+        spacing, source = self.header.pixel_spacing_mm, self.header.pixel_spacing_source
+        return Scale(*spacing, source) if spacing and source else None
+
+
+class _Read(NamedTuple):
+    """A film as people see it, as the network wants it, and what its header says."""
+
+    shown: Pixels
+    wanted: Pixels
+    header: FilmHeader
 
 
 def _predict_each(
@@ -290,20 +316,22 @@ def _predict_each(
 ) -> Iterator[_Found | DataError]:
     """Films by name in their order, `size` of them predicted at once and as many read ahead; why one was not read."""
 
-    def read(path: Path) -> tuple[Pixels, Pixels] | DataError:
+    def read(path: Path) -> _Read | DataError:
         try:
             shown = read_film(path).pixels
             # People see every film windowed, whatever the network wants.
-            return shown, shown if predictor.tone == "window" else read_film(path, tone=predictor.tone).pixels
+            wanted = shown if predictor.tone == "window" else read_film(path, tone=predictor.tone).pixels
+            # Other formats say neither scale nor view.
+            return _Read(shown, wanted, read_header(path) if is_dicom(path) else FilmHeader(*shown.shape))
         except DataError as error:
             return error
 
     films_read = map_ahead(read, films.values(), threads=threads, ahead=size)
     for batch in in_batches(zip(films, films_read, strict=True), size):
-        whole = [film[1] for _, film in batch if not isinstance(film, DataError)]
+        whole = [film.wanted for _, film in batch if not isinstance(film, DataError)]
         found = iter(predictor.predict(whole, batch_size=size))
         for name, film in batch:
-            yield film if isinstance(film, DataError) else _Found(name, film[0], next(found))
+            yield film if isinstance(film, DataError) else _Found(name, film.shown, next(found), film.header)
 
 
 def _names(films: Sequence[Path], root: Path | None) -> dict[str, Path]:

@@ -36,9 +36,11 @@ from vertinst.engine.start import check_start, remarks, start_from
 from vertinst.engine.taken import Taken
 from vertinst.engine.validate import summary_numbers, validate
 from vertinst.errors import CheckpointError, DataError, NonFiniteLossError, VertinstError
+from vertinst.postprocess.stated import Stated
 from vertinst.progress import Progress, silent, track
 from vertinst.report.results import METRICS_NAME, read_folder
 from vertinst.structures import Dataset
+from vertinst.structures.views import view_name
 
 __all__ = ["train"]
 
@@ -460,7 +462,15 @@ def _predict_validation(config: Config, folder: RunFolder, val_set: Dataset, ima
         return
     predictor = load_model(folder.best, precision=config.precision, device=config.device)
     films = [files.inside(images, record.file_name) for record in val_set.images]
+    views = {record.file_name: view for record in val_set.images if (view := view_name(record.view))}
     predict_films(
-        predictor, films, folder.val, options=config.postprocess, overwrite=True, progress=progress, root=images
+        predictor,
+        films,
+        folder.val,
+        options=config.postprocess,
+        stated=Stated(views=views),
+        overwrite=True,
+        progress=progress,
+        root=images,
     )
     write_metrics(evaluate(val_set, read_folder(folder.val)), folder.val / METRICS_NAME)

@@ -17,6 +17,8 @@ from vertinst.engine.predict import Predictor
 from vertinst.postprocess.pipeline import SpineOptions, build_spine
 from vertinst.progress import Progress, silent, track
 from vertinst.structures import Dataset, Instances
+from vertinst.structures.measures import VIEWS
+from vertinst.structures.views import view_name
 
 __all__ = ["score", "summary_numbers", "validate"]
 
@@ -39,8 +41,10 @@ def validate(
     names = [record.file_name for record in dataset.images]
     found = track(_found(predictor, names, images), len(names), "validating", progress)
     spines = {
-        name: build_spine(instances, predictor.classes, options=options)
-        for name, instances in zip(names, found, strict=True)
+        record.file_name: build_spine(
+            instances, predictor.classes, options=options, view=view_name(record.view) or VIEWS[0]
+        )
+        for record, instances in zip(dataset.images, found, strict=True)
     }
     return evaluate(dataset, spines)
 

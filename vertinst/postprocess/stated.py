@@ -9,13 +9,15 @@ from pathlib import Path
 from vertinst.errors import ConfigError, DataError
 from vertinst.files import read_json
 from vertinst.postprocess.labelling import Anchor, parse_anchor
-from vertinst.structures.measures import VIEWS, Scale
+from vertinst.structures import Scale, Spine
+from vertinst.structures.measures import VIEWS
 
-__all__ = ["STATED_BY_USER", "Stated", "check_names", "read_anchors", "stated"]
+__all__ = ["STATED_BY_USER", "Stated", "check_names", "needs_anchor", "read_anchors", "stated"]
 
 STATED_BY_USER = "stated by the user"
 _SMALLEST_MM, _LARGEST_MM = 0.005, 10.0
 _NAMED = 5
+_UNSURE = {"no_sacrum", "possible_L6", "possible_L4_only"}
 
 
 @dataclass(frozen=True)
@@ -27,16 +29,22 @@ class Stated:
         anchors: By the name that a film has in the results.
         view: `lateral` or `ap`, or None: as the film says.
         scale: Of every film, or None: as the film says.
+        views: By the name that a film has in the results, where data about the films say it; `view` wins.
     """
 
     anchor: Anchor | None = None
     anchors: Mapping[str, Anchor] = field(default_factory=dict)
     view: str | None = None
     scale: Scale | None = None
+    views: Mapping[str, str] = field(default_factory=dict)
 
     def anchor_of(self, film: str) -> Anchor | None:
         """The anchor of a film, by its name in the results."""
         return self.anchors.get(film, self.anchor)
+
+    def view_of(self, film: str) -> str | None:
+        """The view of a film where it is stated, by its name in the results."""
+        return self.view or self.views.get(film)
 
 
 def stated(
@@ -106,3 +114,12 @@ def check_names(anchors: Iterable[str], films: Iterable[str]) -> None:
             f"anchors must be of films that are there, got {shown}",
             fix=f"Write the films' names as the results have them{example}.",
         )
+
+
+def needs_anchor(spine: Spine) -> bool:
+    """Whether the levels of a film are open until somebody names a vertebra.
+
+    They are without a sacrum, and where there may be six or four lumbar vertebrae, unless an anchor is given.
+    """
+    anchored = spine.naming is not None and spine.naming.anchor is not None
+    return bool(spine.vertebrae) and not anchored and not _UNSURE.isdisjoint(spine.flags)

@@ -104,7 +104,7 @@ def film_paths(folder: Path, file_name: str) -> FilmPaths:
 def write_film(
     folder: Path,
     file_name: str,
-    pixels: npt.NDArray[np.float32],
+    pixels: npt.NDArray[np.float32] | None,
     spine: Spine,
     provenance: Mapping[str, Any],
     *,
@@ -115,7 +115,8 @@ def write_film(
     Args:
         folder: The results folder; made if missing. A film of the same name is replaced.
         file_name: The film's, relative to the folder of films.
-        pixels: (H, W) float in 0..1, as `read_film` gives it.
+        pixels: (H, W) float in 0..1, as `read_film` gives it; None where the film is not at hand: then there is neither
+            overlay nor small copy.
         spine: What was found on it.
         provenance: How it was made, JSON-ready.
         merged: Classes of the merged mask.
@@ -126,13 +127,15 @@ def write_film(
         VertinstError: A file cannot be written.
     """
     paths = film_paths(folder, file_name)
-    drawn = overlay.draw(pixels, spine)
+    drawn = None if pixels is None else overlay.draw(pixels, spine)
     _refuse_shared_outputs(paths, file_name)
     labelled.write(spine, paths.labelled, file_name=file_name, provenance=provenance)
-    _write_image(paths.overlay, drawn[:, :, ::-1])
+    if drawn is not None:
+        _write_image(paths.overlay, drawn[:, :, ::-1])
     _write_image(paths.label_map, label_map(spine))
     _write_image(paths.merged, rle.decode(merged_mask(spine, merged)).astype(np.uint8) * 255)
-    _write_image(paths.film, _preview(pixels))
+    if pixels is not None:
+        _write_image(paths.film, _preview(pixels))
 
 
 def _refuse_shared_outputs(paths: FilmPaths, file_name: str) -> None:

@@ -125,8 +125,11 @@ def _films(count: int, seed: int, bits: int, style: PhantomStyle) -> Iterator[Ph
     while made < count:
         number += 1
         patient = draw_patient(seed, number, style)
-        bodies, rest = skeleton(patient.anatomy)
+        anatomy = None
         for film_number in range(1, min(patient.films, count - made) + 1):
+            if anatomy is not patient.on_film(film_number).anatomy:
+                anatomy = patient.on_film(film_number).anatomy
+                bodies, rest = skeleton(anatomy)
             yield take_film(patient, bodies, rest, seed, film_number, bits, style)
             made += 1
 

@@ -8,7 +8,7 @@ the superior endplate of S1 and the pose is upright.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,10 +63,14 @@ class Variant:
     Attributes:
         lumbar_count: 4, 5 or 6 lumbar vertebrae.
         sacralised: Whether L5 is partly fused with the sacrum.
+        view: `lateral` or `ap`: from where all films of the patient are taken, and so how their bones are cut.
+        scoliosis_deg: Cobb angle of the curve, positive where it is convex to the patient's right; 0 without one.
     """
 
     lumbar_count: int = 5
     sacralised: bool = False
+    view: str = "lateral"
+    scoliosis_deg: float = 0.0
 
 
 FIVE_LUMBAR = Variant()
@@ -146,12 +150,15 @@ def lumbar_levels(levels: Iterable[str]) -> tuple[str, ...]:
 
 def draw_variant(rng: Generator, style: PhantomStyle) -> Variant:
     """Draw how a patient departs from the usual spine."""
-    counted, fused = rng.random(2)
-    if counted < style.six_lumbar_share:
-        return Variant(lumbar_count=6)
-    if counted < style.six_lumbar_share + style.four_lumbar_share:
-        return Variant(lumbar_count=4)
-    return Variant(sacralised=bool(fused < style.sacralised_share))
+    counted, fused, frontal, side = rng.random(4)
+    count = 6 if counted < style.six_lumbar_share else 5
+    if count == 5 and counted < style.six_lumbar_share + style.four_lumbar_share:
+        count = 4
+    variant = Variant(count, sacralised=bool(count == 5 and fused < style.sacralised_share))
+    if frontal >= style.ap_share:
+        return variant
+    cobb_deg = float(rng.uniform(*style.scoliosis_deg)) * (1 if side < 0.5 else -1)
+    return replace(variant, view="ap", scoliosis_deg=cobb_deg)
 
 
 def draw_anatomy(rng: Generator, style: PhantomStyle, variant: Variant = FIVE_LUMBAR) -> Anatomy:

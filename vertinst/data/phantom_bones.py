@@ -4,11 +4,14 @@ Attenuation is given in excess of the soft tissue that the bone displaces, per m
 70 keV (order of magnitude from the NIST tables of Hubbell and Seltzer).
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.random import Generator
 
 from vertinst.data.phantom_anatomy import Anatomy, Vertebra
 from vertinst.data.phantom_cement import cement_slices
+from vertinst.data.phantom_front import coronal_slices, depth_mm, recut
 from vertinst.data.phantom_osteophytes import osteophyte_slices
 from vertinst.data.phantom_solids import (
     Points,
@@ -22,6 +25,8 @@ from vertinst.data.phantom_solids import (
 CORTICAL_PER_MM = 0.042
 TRABECULAR_PER_MM = 0.0085
 BODY_SLICES = 26
+_SUNK_MM = 13.0
+"""How much higher the iliac wings stand around a sacralised L5."""
 
 _ILIAC_OUTLINE_MM = np.array(
     [
@@ -38,10 +43,34 @@ def body_solids(vertebra: Vertebra, anatomy: Anatomy) -> list[Solid]:
     First of the list: the outer shape. What is not hollow (of positive integral) makes the outline.
     """
     wall, endplate = 0.6 * anatomy.cortex, 1.1 * anatomy.cortex
-    outer = body_slices(vertebra.shape, BODY_SLICES)
-    inner = body_slices(vertebra.shape, BODY_SLICES, wall_mm=wall, endplate_mm=endplate)
-    shell = _shell(vertebra, anatomy, outer, inner, vertebra.shape.width_mm / BODY_SLICES)
-    return shell + osteophyte_solids(vertebra, anatomy)
+    cut, thickness_mm = _cut(vertebra, anatomy)
+    outer = cut(vertebra.shape, BODY_SLICES)
+    inner = cut(vertebra.shape, BODY_SLICES, wall_mm=wall, endplate_mm=endplate)
+    shell = _shell(vertebra, anatomy, outer, inner, thickness_mm)
+    return _facing_rays(shell, anatomy, vertebra) + as_seen(osteophyte_solids(vertebra, anatomy), anatomy)
+
+
+def as_seen(solids: list[Solid], anatomy: Anatomy, step_mm: float = 1.6) -> list[Solid]:
+    """Solids of sagittal slices, cut as the patient's films need them."""
+    return solids if anatomy.variant.view == "lateral" else [recut(solid, step_mm) for solid in solids]
+
+
+def _cut(vertebra: Vertebra, anatomy: Anatomy) -> tuple[Callable[..., Points], float]:
+    """How a body is cut into slices, and how much of a ray lies in one, mm."""
+    if _is_cut_in_front(vertebra, anatomy):
+        # The body's own coronal planes are tilted against the rays.
+        oblique = float(np.cos(np.radians(vertebra.tilt_deg)))
+        return coronal_slices, depth_mm(vertebra.shape) / BODY_SLICES / oblique
+    return body_slices, vertebra.shape.width_mm / BODY_SLICES
+
+
+def _is_cut_in_front(vertebra: Vertebra, anatomy: Anatomy) -> bool:
+    """Whether a body is cut along its own coronal planes. Those of the sacrum lie too far from the film's."""
+    return anatomy.variant.view == "ap" and not vertebra.level.startswith("S")
+
+
+def _facing_rays(solids: list[Solid], anatomy: Anatomy, vertebra: Vertebra) -> list[Solid]:
+    return solids if _is_cut_in_front(vertebra, anatomy) else as_seen(solids, anatomy)
 
 
 def osteophyte_solids(vertebra: Vertebra, anatomy: Anatomy) -> list[Solid]:
@@ -67,8 +96,9 @@ def cement_solids(anatomy: Anatomy) -> list[Solid]:
 
 def surface_solids(vertebra: Vertebra, anatomy: Anatomy) -> list[Solid]:
     """What makes the outline of a body in annotations: its outer shape, of integral 1, and its osteophytes."""
-    outer = vertebra.frame.place(body_slices(vertebra.shape, BODY_SLICES))
-    return [Solid(outer, 1.0), *osteophyte_solids(vertebra, anatomy)]
+    cut, _ = _cut(vertebra, anatomy)
+    outer = [Solid(vertebra.frame.place(cut(vertebra.shape, BODY_SLICES)), 1.0)]
+    return _facing_rays(outer, anatomy, vertebra) + as_seen(osteophyte_solids(vertebra, anatomy), anatomy)
 
 
 def _shell(vertebra: Vertebra, anatomy: Anatomy, outer: Points, inner: Points, thickness_mm: float) -> list[Solid]:
@@ -136,7 +166,18 @@ def posterior_solids(vertebra: Vertebra, anatomy: Anatomy, rng: Generator) -> li
     for side in (-1.0, 1.0):
         parts += _one_side(rng, back, height, side, 0.31 * shape.width_mm / anatomy.scale)
     parts += _spinous_process(rng, back, height, droop=11.0 if thoracic else 0.0)
+    if anatomy.variant.sacralised and vertebra.level == "L5":
+        parts += _fused_wings(rng, back, height)
     return _placed(parts, vertebra, anatomy.bone_density, anatomy.scale)
+
+
+def _fused_wings(rng: Generator, back: float, height: float) -> list[Solid]:
+    """Broad transverse processes of a sacralised L5 that run into the sacral alae."""
+    parts: list[Solid] = []
+    for side in (-1.0, 1.0):
+        path = [(back + 4, -0.1 * height, side * 25), (back - 2, 0.25 * height, side * 34), (back, height, side * 40)]
+        parts += _bone_tube(rng, path, 9.5, flat=1.1, wall=0.5)
+    return parts
 
 
 def _one_side(rng: Generator, back: float, height: float, side: float, apart: float) -> list[Solid]:
@@ -242,6 +283,8 @@ def pelvis_solids(anatomy: Anatomy, rng: Generator) -> list[Solid]:
     outline = smooth_outline(rough * anatomy.scale, rounds=3)
     turn = np.radians(0.6 * (anatomy.vertebrae["S1"].tilt_deg - 40))
     turned = outline @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    if anatomy.variant.sacralised:
+        turned = turned - np.array([0.0, _SUNK_MM * anatomy.scale])
     flare = 52 * anatomy.scale + 0.42 * (outline[:, 0] + 98) - 0.25 * outline[:, 1]
     parts: list[Solid] = []
     for side in (-1.0, 1.0):
@@ -257,4 +300,4 @@ def skeleton(anatomy: Anatomy) -> tuple[dict[str, list[Solid]], list[Solid]]:
     for level, vertebra in anatomy.vertebrae.items():
         if not level.startswith("S"):
             rest += posterior_solids(vertebra, anatomy, rng)
-    return bodies, rest + cement_solids(anatomy)
+    return bodies, as_seen(rest + cement_solids(anatomy), anatomy)

@@ -31,29 +31,32 @@ class Cement:
 def cement_slices(shape: BodyShape, cement: Cement) -> list[Solid]:
     """Solids of cement in the body's own frame."""
     rng = np.random.default_rng(cement.seed)
-    room = np.array(
-        [
-            0.36 * min(shape.depth_superior_mm, shape.depth_inferior_mm),
-            max(0.36 * shape.height_mm - 0.6 * sum(shape.collapse_mm), 1.0),
-            0.26 * shape.width_mm,
-        ]
-    )
+    room = _room(shape)
     solids = [lump for _ in range(cement.blobs) for lump in _blob(rng, rng.uniform(-0.6, 0.75, 3) * room, room)]
     if cement.leak != "none":
         solids += _leak(rng, shape, cement.leak)
     return solids
 
 
+def _room(shape: BodyShape) -> Points:
+    """Half of the box within a body that cement fills, (3,) mm."""
+    points = shape.corners_mm()
+    height = min(points[3, 1] - points[0, 1], points[2, 1] - points[1, 1]) - sum(shape.collapse_mm) - sum(shape.bowl_mm)
+    depth = min(shape.depth_superior_mm, shape.depth_inferior_mm) * (1 - shape.waist)
+    return np.array([0.44 * depth, max(0.47 * height, 1.5), 0.3 * shape.width_mm])
+
+
 def _blob(rng: Generator, centre: Points, room: Points) -> list[Solid]:
     """A few overlapping lumps in a row that stay within `room` of the body's middle."""
-    size = min(4.5, 0.4 * float(room[:2].min()) + 1.0)
+    size = min(4.5, 0.45 * float(room[1]))
     steps = rng.normal(0, 1, (4, 3)) * np.array([3.0, 1.8, 2.2])
-    middles = np.clip(centre + np.cumsum(steps, axis=0), -0.8 * room, 0.8 * room)
-    half_lengths = rng.normal(0, 1.2, (4, 3))
-    half_lengths[:, 0] += 0.3
+    middles = centre + np.cumsum(steps, axis=0)
+    half_lengths = np.clip(rng.normal(0, 1.2, (4, 3)), -0.3 * size, 0.3 * size)
+    half_lengths[:, 0] += 0.1
+    limits = room - 1.1 * size - np.abs(half_lengths)
     return [
         _dense(np.stack([middle - half, middle + half]), rng.uniform(0.5, 1.1, 2) * size)
-        for middle, half in zip(middles, half_lengths, strict=True)
+        for middle, half in zip(np.clip(middles, -limits, limits), half_lengths, strict=True)
     ]
 
 

@@ -50,6 +50,12 @@ def slip_percent(upper: Points, lower: Points) -> float:
     return float(100 * (upper[2] - lower[1]) @ endplate / (endplate @ endplate))
 
 
+def slip_of(anatomy: Anatomy, upper: str) -> float:
+    """Slip of a level on the one below in the patient's space, per cent."""
+    vertebrae = anatomy.vertebrae
+    return slip_percent(corners(vertebrae[upper]), corners(vertebrae[below(anatomy, upper)]))
+
+
 def heights(vertebra: Vertebra) -> dict[str, float]:
     """Anterior, middle and posterior height of a body, mm.
 
@@ -69,7 +75,7 @@ def heights(vertebra: Vertebra) -> dict[str, float]:
 def disc_heights(anatomy: Anatomy, upper: str) -> tuple[float, float]:
     """Anterior and posterior height of the disc below a vertebra, mm, at a right angle to the endplate below it."""
     above, base = corners(anatomy.vertebrae[upper]), anatomy.vertebrae[below(anatomy, upper)]
-    points, up = corners(base), _endplate_axes(base)[1]
+    points, up = corners(base), endplate_axes(base)[1]
     return float((above[3] - points[0]) @ up), float((above[2] - points[1]) @ up)
 
 
@@ -88,7 +94,7 @@ def _carried(anatomy: Anatomy, first: str, turn: Points, shift: Points) -> Anato
     return replace(anatomy, vertebrae=vertebrae)
 
 
-def _endplate_axes(vertebra: Vertebra) -> tuple[Points, Points]:
+def endplate_axes(vertebra: Vertebra) -> tuple[Points, Points]:
     """Unit vectors of a superior endplate: towards the front, and upwards at a right angle to it."""
     points = corners(vertebra)
     ahead = (points[0] - points[1]) / np.linalg.norm(points[0] - points[1])
@@ -101,7 +107,7 @@ def slip(anatomy: Anatomy, upper: str, percent: float) -> Anatomy:
     """Bring a vertebra and all above it to a slip, as `slip_percent` counts it, along the endplate below."""
     base = anatomy.vertebrae[below(anatomy, upper)]
     points = corners(base)
-    missing = percent - slip_percent(corners(anatomy.vertebrae[upper]), points)
+    missing = percent - slip_of(anatomy, upper)
     return _carried(anatomy, upper, np.eye(3), missing / 100 * (points[0] - points[1]))
 
 
@@ -117,7 +123,7 @@ def narrow(anatomy: Anatomy, upper: str, factor: float) -> Anatomy:
         factor: Above 0; above 1 makes the disc higher.
     """
     vertebra, base = anatomy.vertebrae[upper], anatomy.vertebrae[below(anatomy, upper)]
-    ahead, up = _endplate_axes(base)
+    ahead, up = endplate_axes(base)
     points = corners(vertebra)
     opening = np.arctan2((points[3] - points[2]) @ up, (points[3] - points[2]) @ ahead)
     own = base.frame.rotation

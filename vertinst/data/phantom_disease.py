@@ -4,6 +4,7 @@ What is drawn here is stated in the truth as it is in the patient's space, befor
 shows of it is to be had from the film's true corners.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -88,12 +89,16 @@ def apply_disease(rng: Generator, anatomy: Anatomy, disease: Disease) -> tuple[A
     return anatomy, {name: entries for name, entries in truth.items() if entries}
 
 
-def draw_levels(rng: Generator, anatomy: Anatomy, count: int) -> list[str]:
-    """Different levels where vertebrae break, most often at the thoracolumbar junction."""
-    levels = [level for level in changes.column(anatomy) if level in _FRACTURED]
+def draw_levels(rng: Generator, levels: Sequence[str], count: int) -> list[str]:
+    """Of levels that `may_break`, different ones, most often those at the thoracolumbar junction."""
     weights = np.array([_FRACTURED[level] for level in levels])
     drawn = rng.choice(len(levels), size=min(count, len(levels)), replace=False, p=weights / weights.sum())
     return [levels[index] for index in drawn]
+
+
+def may_break(anatomy: Anatomy) -> list[str]:
+    """Levels on which fractures and cement are drawn, from below: L5 to T12, as far as the patient has them."""
+    return [level for level in changes.column(anatomy) if level in _FRACTURED]
 
 
 def draw_discs(rng: Generator, anatomy: Anatomy, weights: tuple[float, ...], count: int) -> list[str]:
@@ -109,16 +114,34 @@ def draw_fracture(rng: Generator) -> tuple[str, float]:
     return kind, float(rng.uniform(*_LOSS[kind]))
 
 
+def fracture_entry(before: Anatomy, after: Anatomy, level: str, kind: str) -> dict[str, Any]:
+    """What the truth says of a fracture: `loss` is that of the height which tells its kind."""
+    old, left = (changes.heights(anatomy.vertebrae[level]) for anatomy in (before, after))
+    loss = 1 - left[changes.FRACTURES[kind]] / old[changes.FRACTURES[kind]]
+    heights = {f"height_{part}_mm": round(value, 3) for part, value in left.items()}
+    return {"level": level, "kind": kind, "loss": round(loss, 4), **heights}
+
+
+def narrowed_entry(anatomy: Anatomy, upper: str, factor: float) -> dict[str, Any]:
+    """What the truth says of a disc that has a share (`factor`) of its height left."""
+    anterior, posterior = changes.disc_heights(anatomy, upper)
+    heights = {"height_anterior_mm": round(anterior, 3), "height_posterior_mm": round(posterior, 3)}
+    return {"upper": upper, "lower": changes.below(anatomy, upper), "factor": round(factor, 4), **heights}
+
+
+def slip_entry(anatomy: Anatomy, upper: str) -> dict[str, Any]:
+    """What the truth says of a slip."""
+    lower = changes.below(anatomy, upper)
+    return {"upper": upper, "lower": lower, "percent": round(changes.slip_of(anatomy, upper), 3)}
+
+
 def _break(rng: Generator, anatomy: Anatomy) -> tuple[Anatomy, list[dict[str, Any]]]:
     entries = []
-    for level in draw_levels(rng, anatomy, int(rng.choice([1, 2, 3], p=[0.65, 0.25, 0.1]))):
+    for level in draw_levels(rng, may_break(anatomy), int(rng.choice([1, 2, 3], p=[0.65, 0.25, 0.1]))):
         kind, loss = draw_fracture(rng)
-        before = changes.heights(anatomy.vertebrae[level])
-        anatomy = changes.fracture(anatomy, level, kind, loss)
-        left = changes.heights(anatomy.vertebrae[level])
-        lost = 1 - left[changes.FRACTURES[kind]] / before[changes.FRACTURES[kind]]
-        heights = {f"height_{part}_mm": round(value, 3) for part, value in left.items()}
-        entries.append({"level": level, "kind": kind, "loss": round(lost, 4), **heights})
+        broken = changes.fracture(anatomy, level, kind, loss)
+        entries.append(fracture_entry(anatomy, broken, level, kind))
+        anatomy = broken
     return anatomy, entries
 
 
@@ -127,26 +150,15 @@ def _narrow(rng: Generator, anatomy: Anatomy) -> tuple[Anatomy, list[dict[str, A
     for upper in draw_discs(rng, anatomy, (0.3, 0.3, 0.15, 0.15, 0.1), int(rng.integers(1, 3))):
         factor = float(rng.uniform(0.3, 0.7))
         anatomy = changes.narrow(anatomy, upper, factor)
-        anterior, posterior = changes.disc_heights(anatomy, upper)
-        entries.append(
-            {
-                "upper": upper,
-                "lower": changes.below(anatomy, upper),
-                "factor": round(factor, 4),
-                "height_anterior_mm": round(anterior, 3),
-                "height_posterior_mm": round(posterior, 3),
-            }
-        )
+        entries.append(narrowed_entry(anatomy, upper, factor))
     return anatomy, entries
 
 
 def _slip(rng: Generator, anatomy: Anatomy) -> tuple[Anatomy, list[dict[str, Any]]]:
-    entries = []
-    for upper in draw_discs(rng, anatomy, (0.35, 0.45, 0.2), 2 if rng.random() < 0.15 else 1):
-        percent = float(rng.uniform(5, 45))
-        anatomy = changes.slip(anatomy, upper, percent)
-        entries.append({"upper": upper, "lower": changes.below(anatomy, upper), "percent": round(percent, 3)})
-    return anatomy, entries
+    uppers = draw_discs(rng, anatomy, (0.35, 0.45, 0.2), 2 if rng.random() < 0.15 else 1)
+    for upper in uppers:
+        anatomy = changes.slip(anatomy, upper, float(rng.uniform(5, 45)))
+    return anatomy, [slip_entry(anatomy, upper) for upper in uppers]
 
 
 def _grow(rng: Generator, anatomy: Anatomy) -> tuple[Anatomy, list[dict[str, Any]]]:
@@ -176,7 +188,7 @@ def _spur(rng: Generator, corner: str, sizes: tuple[float, float], gap_mm: float
 
 def _cement(rng: Generator, anatomy: Anatomy, fractured: list[str]) -> tuple[Anatomy, list[dict[str, Any]]]:
     count = int(rng.integers(1, 3))
-    others = [level for level in draw_levels(rng, anatomy, count) if level not in fractured]
+    others = [level for level in draw_levels(rng, may_break(anatomy), count) if level not in fractured]
     levels = [*fractured, *others][:count]
     vertebrae, entries = dict(anatomy.vertebrae), []
     for level in levels:

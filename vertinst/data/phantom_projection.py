@@ -1,7 +1,7 @@
 """From solids in space to line integrals on the film."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -29,7 +29,8 @@ class View:
         size: (rows, columns) of the film in px.
         pixel_spacing_mm: Size of a pixel in the plane through the spine's middle, parallel to the film.
         centre_px: Where the origin of the patient (middle of S1's superior endplate) lies on the film, xy px.
-        facing: `right` where the anterior side is the film's right, else `left`.
+        facing: `right` where the anterior side is the film's right, else `left`; always `right` on antero-posterior
+            films, which show the patient's left on the right.
         pose: Turns the patient about the origin.
         focus_mm: Distance of the source from the spine's middle; infinity for parallel rays.
         focus_px: Film position, xy px, of the ray that meets the film at a right angle.
@@ -59,6 +60,8 @@ def draw_view(rng: Generator, anatomy: Anatomy, style: PhantomStyle) -> View:
     close = rng.random() < style.close_up_share
     facing = "right" if rng.random() < 0.5 else "left"
     pose = Frame(rotation(rng.normal(0, 3.0), rng.normal(0, 2.2), rng.normal(0, 1.8)), np.zeros(3))
+    if anatomy.variant.view == "ap":
+        facing, pose = "right", Frame(pose.rotation @ rotation(0.0, 90.0), pose.origin)
     parallel = rng.random() < style.parallel_share
     top, bottom = _spine_extent(anatomy, pose)
     span = (bottom[1] - top[1]) * (rng.uniform(0.82, 0.97) if close else rng.uniform(1.05, 1.32))
@@ -76,9 +79,28 @@ def draw_view(rng: Generator, anatomy: Anatomy, style: PhantomStyle) -> View:
 def _spine_extent(anatomy: Anatomy, pose: Frame) -> tuple[Points, Points]:
     """Corners (x, y) mm of the box around the mid-sagittal corners of T12 to S2."""
     levels = (*reversed(anatomy.lumbar_levels), "S1", "S2")
-    corners = [pose.place(anatomy.vertebrae[k].frame.place(anatomy.vertebrae[k].shape.corners_mm())) for k in levels]
-    points = np.concatenate(corners)[:, :2]
+    points = np.concatenate([pose.place(_corners_mm(anatomy, level)) for level in levels])[:, :2]
     return points.min(axis=0), points.max(axis=0)
+
+
+def _corners_mm(anatomy: Anatomy, level: str) -> Points:
+    vertebra = anatomy.vertebrae[level]
+    return vertebra.frame.place(vertebra.shape.corners_mm())
+
+
+def above_sacrum(rng: Generator, view: View, anatomy: Anatomy) -> View:
+    """The same view with the beam centred higher, so that the film ends at or up to 6 mm above S1.
+
+    It comes nearer where it would show more than the phantom has on top.
+    """
+    rows, columns = view.size
+    lowest, highest = (view.project(_corners_mm(anatomy, level))[:, 1].min() for level in ("S1", "T9"))
+    view = replace(view, pixel_spacing_mm=view.pixel_spacing_mm * min(1.0, 0.97 * float(lowest - highest) / rows))
+    bottom = rows + (1.0 + rng.uniform(0, 6)) / view.pixel_spacing_mm
+    lumbar = np.concatenate([_corners_mm(anatomy, level) for level in anatomy.lumbar_levels])
+    shift = bottom - view.project(_corners_mm(anatomy, "S1"))[:, 1].min()
+    aside = columns / 2 - view.project(lumbar)[:, 0].mean()
+    return replace(view, centre_px=(float(view.centre_px[0] + aside), float(view.centre_px[1] + shift)))
 
 
 def integrate(solids: Iterable[Solid], view: View) -> NDArray[np.float32]:

@@ -102,8 +102,8 @@ def body_slices(shape: BodyShape, count: int, *, wall_mm: float = 0.0, endplate_
     top_x = across * _half_depth(shape, np.array([[-0.5]]), lateral, wall_mm)
     bottom_x = across * _half_depth(shape, np.array([[0.5]]), lateral, wall_mm)
     top_x, bottom_x = _lipped(top_x, shape.lip_mm[0]), _lipped(bottom_x, shape.lip_mm[1])
-    top_y = _endplate(shape, top_x, lateral, superior=True) + endplate_mm
-    bottom_y = _endplate(shape, bottom_x, lateral, superior=False) - endplate_mm
+    top_y = endplate_heights(shape, top_x, lateral, superior=True) + endplate_mm
+    bottom_y = endplate_heights(shape, bottom_x, lateral, superior=False) - endplate_mm
     wall_x = _half_depth(shape, heights, lateral, wall_mm)
     back_x = -_half_depth(replace(shape, waist=shape.waist / 2), heights, lateral, wall_mm)
     front_x = wall_x + _rim_share(heights) * np.where(heights < 0, *shape.lip_mm)
@@ -154,8 +154,15 @@ def _rim_share(height: Points) -> Points:
     return result
 
 
-def _endplate(shape: BodyShape, x: Points, lateral: Points, *, superior: bool) -> Points:
-    """Heights of an endplate, a shallow bowl with its rim in a plane tilted by half of the wedge."""
+def endplate_heights(shape: BodyShape, x: Points, lateral: Points, *, superior: bool) -> Points:
+    """Heights of an endplate, mm: a shallow bowl with its rim in a plane tilted by half of the wedge.
+
+    Args:
+        shape: The body.
+        x: Sagittal positions in mm from the body's middle.
+        lateral: Lateral positions as shares of half of the width; of a shape that goes with `x`.
+        superior: Which endplate.
+    """
     slope = np.tan(np.radians(shape.wedge_deg / 2))
     depth = shape.depth_superior_mm if superior else shape.depth_inferior_mm
     hollow = np.maximum(0.0, 1 - (2 * x / depth) ** 2 - lateral**2)

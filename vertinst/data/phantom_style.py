@@ -42,6 +42,8 @@ class PhantomStyle:
         no_sacrum_share: Share of films that end above S1, 0 to 1; they may cut L5.
         ap_share: Share of patients whose films are antero-posterior and whose spine is scoliotic, 0 to 1.
         scoliosis_deg: Range of their Cobb angle, within 0 to 60.
+        follow_up_share: Share of patients whose last film shows them at a second date, with known changes, 0 to 1; they
+            have two films or more.
         films_per_patient: Most films of one patient, 1 or more; the number is drawn from 1 to this.
         disease: How many patients have what; nobody has anything by default.
         lordosis_deg: Mean, standard deviation, lowest and highest drawn L1-S1 lordosis.
@@ -71,6 +73,7 @@ class PhantomStyle:
     no_sacrum_share: float = 0.0
     ap_share: float = 0.0
     scoliosis_deg: Range = (5.0, 35.0)
+    follow_up_share: float = 0.0
     films_per_patient: int = 3
     lordosis_deg: tuple[float, float, float, float] = (46.0, 11.0, 20.0, 70.0)
     bone_density: Range = (0.7, 1.15)

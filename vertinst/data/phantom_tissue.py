@@ -20,13 +20,15 @@ def tissue_integral(rng: Generator, anatomy: Anatomy, view: View) -> Field:
     Drawn on a grid four times coarser than the film, because soft tissue has no fine detail.
     """
     x, y = _patient_grid(view)
+    frontal = anatomy.variant.view == "ap"
     half_thickness, depth_share = _trunk(rng, anatomy, x, y)
     thickness = 2 * half_thickness * _bulge(depth_share)
     for cells, share in ((4, 0.03), (9, 0.022), (26, 0.012)):
         thickness *= 1 + share * _clouds(rng, x.shape, cells)
-    thickness += _muscle(anatomy, x, y)
-    thickness -= _lung(rng, anatomy, x, y)
-    thickness -= np.minimum(_gas(rng, x - _axis(anatomy, y), y), 0.45 * np.maximum(thickness, 0))
+    thickness += _psoas(anatomy, x, y) if frontal else _muscle(anatomy, x, y)
+    thickness -= _both_lungs(rng, anatomy, x, y) if frontal else _lung(rng, anatomy, x, y)
+    bowel = x if frontal else x - _axis(anatomy, y)
+    thickness -= np.minimum(_gas(rng, bowel, y, (-130, 130) if frontal else (28, 150)), 0.45 * np.maximum(thickness, 0))
     coarse = (SOFT_PER_MM * np.maximum(thickness, 0)).astype(np.float32)
     fine = cv2.resize(coarse, view.size[::-1], interpolation=cv2.INTER_CUBIC)
     return np.asarray(np.maximum(fine, 0), np.float32)
@@ -43,15 +45,19 @@ def _patient_grid(view: View) -> tuple[Points, Points]:
     )
 
 
-def _axis(anatomy: Anatomy, y: Points) -> Points:
-    """Antero-posterior position of the spine at every height."""
-    centres = np.array([v.frame.origin[:2] for v in anatomy.vertebrae.values()])
+def _axis(anatomy: Anatomy, y: Points, *, lateral: bool = False) -> Points:
+    """Antero-posterior (or lateral) position of the spine at every height."""
+    along = [2, 1] if lateral else [0, 1]
+    centres = np.array([v.frame.origin[along] for v in anatomy.vertebrae.values()])
     centres = centres[np.argsort(centres[:, 1])]
     return np.asarray(np.interp(y, centres[:, 1], centres[:, 0]))
 
 
 def _trunk(rng: Generator, anatomy: Anatomy, x: Points, y: Points) -> tuple[Points, Points]:
-    """Half of the lateral thickness per height, and the position between back (-1) and belly (+1)."""
+    """Half of the thickness along the rays per height, and the position from side to side, -1 to 1.
+
+    On lateral films the sides are back (-1) and belly (+1).
+    """
     height = np.clip(-y / 250, -0.4, 1.3)
     smooth_axis = _axis(anatomy, y * 0.8) * 0.7
     back = smooth_axis - 88 - 22 * anatomy.girth - 16 * np.exp(-(((height + 0.2) / 0.25) ** 2))
@@ -59,6 +65,8 @@ def _trunk(rng: Generator, anatomy: Anatomy, x: Points, y: Points) -> tuple[Poin
     belly = belly + rng.normal(0, 12)
     waist = 1 - 0.10 * np.exp(-(((height - 0.45) / 0.3) ** 2))
     half = (112 + 38 * anatomy.girth) * waist
+    if anatomy.variant.view == "ap":
+        return (belly - back) / 2, x / half
     return half, (2 * x - back - belly) / (belly - back)
 
 
@@ -93,16 +101,36 @@ def _lung(rng: Generator, anatomy: Anatomy, x: Points, y: Points) -> Points:
     return missing
 
 
-def _gas(rng: Generator, x: Points, y: Points) -> Points:
-    """Bowel gas in front of the spine: chains of overlapping, irregular bubbles, mm of tissue missing.
+def _psoas(anatomy: Anatomy, x: Points, y: Points) -> Points:
+    """A muscle on either side of the spine, wider and further out below."""
+    below = np.clip(1 + y / 200, 0.0, 1.2)
+    aside = np.abs(x - _axis(anatomy, y, lateral=True))
+    result: Points = 16 * below * (1 - 1 / (1 + np.exp(-(aside - 34 - 24 * below) / 2.5)))
+    return result
 
-    `x` is counted from the spine's axis.
+
+def _both_lungs(rng: Generator, anatomy: Anatomy, x: Points, y: Points) -> Points:
+    """Air of the lung bases above the diaphragm's domes to the left and right, mm of tissue missing."""
+    missing = np.zeros_like(x)
+    top = anatomy.vertebrae["T12"].frame.origin
+    for side in (-1.0, 1.0):
+        crest = top[1] - rng.uniform(5, 40)
+        dome = crest + 0.006 * (x - top[2] - side * rng.uniform(70, 85)) ** 2 - 12
+        beside = 1 / (1 + np.exp(-(side * (x - top[2]) - 22) / 4))
+        missing += rng.uniform(70, 110) * (1 - np.exp(-np.maximum(0.0, dome - y) / 24)) * beside
+    return missing
+
+
+def _gas(rng: Generator, x: Points, y: Points, reach: tuple[float, float]) -> Points:
+    """Bowel gas: chains of overlapping, irregular bubbles that start where `x` is within reach, mm of tissue missing.
+
+    On lateral films `x` is counted from the spine's axis, and gas lies in front of it.
     """
     missing = np.zeros_like(x)
     warped_x = x + 3.5 * _clouds(rng, x.shape, 22) + 1.2 * _clouds(rng, x.shape, 60)
     warped_y = y + 3.5 * _clouds(rng, x.shape, 22) + 1.2 * _clouds(rng, x.shape, 60)
     for _ in range(int(rng.integers(2, 8))):
-        position = np.array([rng.uniform(28, 150), rng.uniform(-200, 60)])
+        position = np.array([rng.uniform(*reach), rng.uniform(-200, 60)])
         step = rng.normal(0, 9, 2)
         for _ in range(int(rng.integers(2, 9))):
             radius, squeeze = rng.uniform(4, 15), rng.uniform(0.6, 1.6)

@@ -1,5 +1,6 @@
-"""What is known about a phantom film: outlines for the annotation, corners, lordosis."""
+"""What is known about a phantom film: outlines for the annotation, corners, angles."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ from shapely import Polygon, union_all
 from shapely.geometry.base import BaseGeometry
 
 from vertinst.data.phantom_anatomy import SACRAL_LEVELS, Anatomy, lumbar_levels
+from vertinst.data.phantom_front import coronal_corners_mm
 from vertinst.data.phantom_implants import Implant
 from vertinst.data.phantom_projection import View, largest_polygon, silhouette
 from vertinst.data.phantom_solids import Points, Solid
@@ -87,16 +89,47 @@ def _visible_region(
 
 
 def corners_px(anatomy: Anatomy, view: View) -> dict[str, Points]:
-    """Projected mid-sagittal corners of the named bodies, T12 to S2, each (4, 2) xy px.
+    """Projected corners of the named bodies, T12 to S2, each (4, 2) xy px: mid-sagittal, or mid-coronal if `ap`.
 
-    Order: superior-anterior, superior-posterior, inferior-posterior, inferior-anterior. Corners may lie outside the
+    Order: superior-anterior, superior-posterior, inferior-posterior, inferior-anterior; on antero-posterior films the
+    film's right (the patient's left) stands for anterior. Corners may lie outside the
     film where a vertebra is cut by its border.
     """
     result = {}
     for level in (*reversed(anatomy.lumbar_levels), *SACRAL_LEVELS):
         vertebra = anatomy.vertebrae[level]
-        result[level] = view.project(vertebra.frame.place(vertebra.shape.corners_mm()))
+        shape = vertebra.shape
+        corners = shape.corners_mm() if anatomy.variant.view == "lateral" else coronal_corners_mm(shape)
+        result[level] = view.project(vertebra.frame.place(corners))
     return result
+
+
+def cobb_deg(upper: Points, lower: Points) -> float:
+    """Cobb angle between two vertebrae: superior endplate of the upper against inferior endplate of the lower (1948).
+
+    Args:
+        upper: (4, 2) corners on an antero-posterior film, order as in `corners_px`.
+        lower: The same of the vertebra below.
+
+    Returns:
+        Degrees, positive where the endplates open towards the film's right.
+    """
+    above, below = upper[0] - upper[1], lower[3] - lower[2]
+    return float(np.degrees(np.arctan2(above[0] * below[1] - above[1] * below[0], above @ below)))
+
+
+def largest_cobb(corners: dict[str, Points]) -> tuple[float, tuple[str, str]]:
+    """The largest Cobb angle between two lumbar vertebrae or T12, in degrees of either sign as `cobb_deg` gives it.
+
+    Args:
+        corners: By level, as `corners_px` gives them (from above).
+
+    Returns:
+        The angle, and the upper and lower level.
+    """
+    levels = lumbar_levels(corners)
+    pairs = itertools.combinations(levels, 2)
+    return max(((cobb_deg(corners[a], corners[b]), (a, b)) for a, b in pairs), key=lambda found: abs(found[0]))
 
 
 def lordosis_deg(upper: Points, lower: Points) -> float:

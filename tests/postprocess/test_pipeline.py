@@ -45,7 +45,7 @@ def test_whole_way():
     assert [v.flags for v in spine.vertebrae] == [(), (), ("low_score", "duplicate_suppressed"), ()]
     assert [i.category for i in spine.implants] == ["screw", "cage"]
     assert [round(c.score, 2) for c in spine.candidates] == [0.3]
-    assert spine.flags == ("levels_unsure",)
+    assert spine.flags == ("levels_unsure", "side_unsure")
     assert [event["removed"]["score"] for event in spine.log] == [0.55]
     json.dumps(spine.log, allow_nan=False)
 

@@ -10,8 +10,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from vertinst.errors import DataError
+from vertinst.postprocess.chain import centroids_xy
 from vertinst.postprocess.labelling import Anchor, LabelOptions, Levels, label_levels, touches_border
+from vertinst.postprocess.morphometry import measure
 from vertinst.postprocess.nms import describe, rank, suppress
+from vertinst.postprocess.orientation import find_orientation
 from vertinst.postprocess.policy import Policy
 from vertinst.structures import Implant, Instances, Scale, Spine, Vertebra, rle
 from vertinst.structures.dataset import BONE
@@ -54,6 +57,7 @@ def build_spine(
     anchor: Anchor | None = None,
     view: str = "lateral",
     scale: Scale | None = None,
+    measured: bool = True,
 ) -> Spine:
     """Make a spine of everything that was found on one film. The order of the instances never matters.
 
@@ -67,6 +71,7 @@ def build_spine(
         anchor: What the user says about the levels, if anything.
         view: `lateral` or `ap`.
         scale: Size of a pixel, or None where nobody states it: then nothing is given in millimetres.
+        measured: False leaves out what scores do not look at: orientation, measures, where implants belong.
 
     Returns:
         The spine. Flags of a film: see `label_levels`; `extra_vertebra` (see below). Flags of an instance:
@@ -81,7 +86,16 @@ def build_spine(
     """
     _check(instances, categories, view)
     found, log = _select(instances, categories, options)
-    return _Film(found, categories, log, options).spine(anchor, view, scale)
+    spine = _Film(found, categories, log, options).spine(anchor, view, scale)
+    return _with_anatomy(spine) if measured else spine
+
+
+def _with_anatomy(spine: Spine) -> Spine:
+    """The spine with its orientation, what the implants belong to, and its measures."""
+    masks = [v.mask for v in spine.vertebrae]
+    sacral = np.array([v.category == "sacral" for v in spine.vertebrae], dtype=bool)
+    orientation = find_orientation(centroids_xy(masks), masks, sacral, spine.implants, spine.view)
+    return measure(replace(spine, orientation=orientation))
 
 
 def relabel(

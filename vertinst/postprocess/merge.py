@@ -135,7 +135,7 @@ def _numbered(spine: Spine) -> list[Vertebra | Implant]:
 
 
 def _height(parts: Sequence[Vertebra | Implant], index: int) -> tuple[bool, float, int]:
-    """How far up a part lies in the label map: metal over bone, then by score, then the lower number over the higher."""
+    """How far up a part lies in the label map: metal over bone, then by score, then the lower number first."""
     part = parts[index]
     return part.category in IMPLANTS, part.score, -index
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from vertinst.errors import DataError
 from vertinst.postprocess.chain import centroids_xy
+from vertinst.postprocess.fragments import join_fragments
 from vertinst.postprocess.labelling import Anchor, LabelOptions, Levels, label_levels, touches_border
 from vertinst.postprocess.morphometry import measure
 from vertinst.postprocess.nms import describe, rank, suppress
@@ -232,7 +233,7 @@ def _check(instances: Instances, categories: tuple[str, ...], view: str) -> None
 def _select(
     instances: Instances, categories: tuple[str, ...], options: SpineOptions
 ) -> tuple[Instances, list[dict[str, Any]]]:
-    """What is above the thresholds and survives suppression, best first, and the log."""
+    """What is above the thresholds and survives suppression, pieces joined, best first, and the log."""
     assert instances.scores is not None
     lowest = np.float32(min(options.candidate_threshold, options.score_threshold))
     ordered = instances[[i for i in rank(instances) if instances.scores[i] >= lowest]]
@@ -246,4 +247,11 @@ def _select(
         log.append({"event": "removed", "count": left_out, "reason": "max_instances"})
     best = ordered[filled[: options.max_instances]]
     result = suppress(best, categories, options.suppression)
-    return best[result.kept], log + result.log
+    found, joins = join_fragments(
+        best[result.kept], categories, options.suppression, score_threshold=options.score_threshold
+    )
+    if not joins:
+        return found, log + result.log
+    # A whole vertebra overlaps what its pieces alone did not.
+    again = suppress(found, categories, options.suppression)
+    return found[again.kept], log + result.log + joins + again.log

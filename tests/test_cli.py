@@ -17,6 +17,7 @@ from rich.console import Console
 
 from vertinst import cli
 from vertinst.cli import load_split, merged_choice, run
+from vertinst.data.phantom_style import explained_shares
 
 TINY = [
     "--set", "model.backbone=resnet18", "--set", "model.channels=32", "--set", "model.image_size=128",
@@ -163,7 +164,14 @@ def test_a_wrong_option_deletes_nothing_even_with_overwrite(capsys, tmp_path):
     (tmp_path / "mine.txt").touch()
     fails(capsys, ["phantom", "--count", "1", "--bits", "7", "--out", str(tmp_path), "--overwrite"], "bits")
     fails(capsys, ["phantom", "--count", "1", "--style", "odd", "--out", str(tmp_path), "--overwrite"], "portable")
+    fails(capsys, ["phantom", "--count", "1", "--with", "odd=1", "--out", str(tmp_path), "--overwrite"], "six_lumbar: ")
     assert (tmp_path / "mine.txt").exists()
+
+
+def test_the_help_names_everything_that_phantoms_may_have(capsys):
+    assert run(["phantom", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(re.search(rf"\b{name}\b", text) for name in explained_shares())
 
 
 @pytest.mark.parametrize(

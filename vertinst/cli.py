@@ -172,6 +172,16 @@ def phantom(
     style: Annotated[
         str, typer.Option(help="standard, or portable: few quanta, much scatter, unsharp; thinner and flatter spines.")
     ] = "standard",
+    shares: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="NAME=SHARE",
+            help="How many patients or films have something, e.g. ap=0.2; for several, once each. Names: six_lumbar, "
+            "four_lumbar, sacralised, no_sacrum, ap, slip, osteophyte, fracture, cement, narrowing, follow_up (without "
+            "it none have these); metal, cage_only, cage, close_up, parallel. A name that is none explains them all.",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Make phantom films with a VIA project.
@@ -179,9 +189,9 @@ def phantom(
     Films of a lumbar spine in three dimensions, some with implants, and the truth about them.
     """
     from vertinst.data.phantom import make_phantoms
-    from vertinst.data.phantom_style import named_style
+    from vertinst.data.phantom_style import named_style, with_shares
 
-    drawn = named_style(style)
+    drawn = with_shares(named_style(style), shares or [])
     with progress_display() as progress:
         make_phantoms(count, seed, out_folder, bits=bits, style=drawn, overwrite=overwrite, progress=progress)
     out.print(f"{count} films in {out_folder / 'images'}, annotations in {out_folder / 'via_project.json'}")

@@ -15,9 +15,9 @@ from vertinst.data.phantom_bones import skeleton, surface_solids
 from vertinst.data.phantom_front import coronal_corners_mm, coronal_slices, recut
 from vertinst.data.phantom_projection import View, integrate
 from vertinst.data.phantom_solids import BodyShape, Solid, body_slices, tube_slices
-from vertinst.data.phantom_style import share_names
+from vertinst.data.phantom_style import STYLES, explained_shares, share_names, with_shares
 from vertinst.data.phantom_truth import cobb_deg, corners_px, largest_cobb
-from vertinst.errors import DataError
+from vertinst.errors import ConfigError, DataError
 from vertinst.structures.dataset import CLASSES
 
 SMALL = PhantomStyle(height_px=256, width_px=192)
@@ -265,3 +265,31 @@ def test_surfaces_are_those_of_the_skeleton():
             assert np.array_equal(surface_solids(vertebra, anatomy)[0].slices, bodies[level][0].slices)
         corners = corners_px(anatomy, FRONT if style is AP else SIDE)
         assert set(corners) == set(FIVE)
+
+
+def test_every_share_can_be_asked_for_by_name():
+    explained = explained_shares()
+    assert {"six_lumbar", "four_lumbar", "sacralised", "no_sacrum", "ap", "slip", "metal"} <= set(explained)
+    assert all(len(text) > 20 for text in explained.values())
+    style = with_shares(STYLES["portable"], [f"{name}=0.25" for name in explained])
+    assert {getattr(style, name) for name in share_names(style)} == {0.25}
+    assert {getattr(style.disease, name) for name in share_names(style.disease)} == {0.25}
+    assert style.gamma == STYLES["portable"].gamma
+    assert with_shares(SMALL, ["ap=0.2", "ap=0.3"]) == replace(SMALL, ap_share=0.3)
+    assert with_shares(SMALL, []) == SMALL
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seven_lumbar=1", r"seven_lumbar' is nothing.*\n.*\n  metal: Share of patients with implants"),
+        ("ap", "share of ap must be a number, got ''"),
+        ("ap=often", "share of ap must be a number, got 'often'"),
+    ],
+)
+def test_shares_that_cannot_be_understood_are_refused(text, message):
+    with pytest.raises(ConfigError, match=message):
+        with_shares(SMALL, [text])
+    for impossible in ("ap=2", "slip=nan"):
+        with pytest.raises(DataError, match="_share must be between 0 and 1"):
+            with_shares(SMALL, [impossible])

@@ -1,12 +1,15 @@
 """What kind of phantom films are drawn: size, prevalences and ranges."""
 
-from dataclasses import dataclass, field, fields
+import inspect
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from vertinst.data.phantom_disease import Disease
-from vertinst.errors import DataError
+from vertinst.errors import ConfigError, DataError
 
-__all__ = ["STYLES", "PhantomStyle", "named_style"]
+__all__ = ["STYLES", "PhantomStyle", "explained_shares", "named_style", "with_shares"]
 
 Range = tuple[float, float]
 
@@ -36,7 +39,7 @@ class PhantomStyle:
         close_up_share: Share of films taken so close that T12 may be cut by the upper border, 0 to 1.
         parallel_share: Share of films with parallel rays; the others diverge from a point source, 0 to 1.
         six_lumbar_share: Share of patients with an L6 between S1 and L5, 0 to 1.
-        four_lumbar_share: Share of patients without an L5, whose L4 sits on S1, 0 to 1; with the one above at most 1.
+        four_lumbar_share: Share of patients without an L5, whose L4 sits on S1; at most 1 with six_lumbar_share.
         sacralised_share: Share of the patients with five lumbar vertebrae whose L5 is partly fused with the sacrum:
             low, with a rudimentary disc below and sunk between the iliac wings, 0 to 1.
         no_sacrum_share: Share of films that end above S1, 0 to 1; they may cut L5.
@@ -106,6 +109,43 @@ class PhantomStyle:
 def share_names(choices: Any) -> list[str]:
     """Names of the fields of a dataclass that are shares: those that end in `_share`."""
     return [entry.name for entry in fields(choices) if entry.name.endswith("_share")]
+
+
+def explained_shares() -> dict[str, str]:
+    """What may be given to `with_shares`: every share, of diseases too, without its `_share`, and what it means."""
+    explained = {}
+    for kind in (PhantomStyle, Disease):
+        for name in share_names(kind):
+            # In a docstring an attribute stands four columns in, and the lines that follow eight.
+            found = re.search(rf"^ {{4}}{name}: (.+(?:\n {{8}}.+)*)", inspect.getdoc(kind) or "", re.MULTILINE)
+            explained[name.removesuffix("_share")] = " ".join(found[1].split()) if found else ""
+    return explained
+
+
+def with_shares(style: PhantomStyle, asked: Sequence[str]) -> PhantomStyle:
+    """A style with some shares set.
+
+    Args:
+        style: The others stay as they are here.
+        asked: Each like `six_lumbar=0.1`, a name of `explained_shares` and a number; of a name given twice the last.
+
+    Raises:
+        ConfigError: One is not like that, or a name is unknown.
+        DataError: A share lies outside its range.
+    """
+    values: dict[str, Any] = {}
+    for text in asked:
+        name, _, number = text.partition("=")
+        if name not in explained_shares():
+            listed = "".join(f"\n  {known}: {means}" for known, means in explained_shares().items())
+            raise ConfigError(f"{name!r} is nothing that phantoms may have", where=text, fix=f"Name one of:{listed}")
+        try:
+            values[f"{name}_share"] = float(number)
+        except ValueError:
+            message = f"the share of {name} must be a number, got {number!r}"
+            raise ConfigError(message, where=text, fix=f"Write it like {name}=0.1.") from None
+    ill = {name: values.pop(name) for name in share_names(Disease) if name in values}
+    return replace(style, **values, disease=replace(style.disease, **ill))
 
 
 def _require(good: bool, name: str, expected: str, got: object) -> None:

@@ -105,6 +105,13 @@ def test_halves_that_the_film_cuts_off_are_two_neighbours():
     assert join_fragments(instances([*cut, *(body(n) for n in range(2, 6))]), CLASSES)[1] == []
 
 
+def test_two_readings_of_one_place_are_no_parts():
+    # What suppression leaves of a vertebra that was found twice, each time but a part of it.
+    twice = [((20, 98, 70, 120), "lumbar", 0.8), ((20, 110, 70, 132), "lumbar", 0.6)]
+    assert join_fragments(instances([*WHOLE, *twice]), CLASSES)[1] == []
+    assert len(join_fragments(instances([*WHOLE, twice[0], ((20, 118, 70, 132), "lumbar", 0.6)]), CLASSES)[1]) == 1
+
+
 def test_two_sacral_instances_are_s1_and_s2():
     parts = [(box, "sacral", score) for box, _, score in (UPPER, LOWER)]
     assert join_fragments(instances([*WHOLE, *parts]), CLASSES)[1] == []

@@ -20,12 +20,14 @@ from vertinst.structures.dataset import BONE
 __all__ = ["join_fragments"]
 
 # Shares of a typical vertebra nearby, for which the upper median of the three nearest whole ones stands.
-PIECE_AREA = (0.08, 0.75)
+PIECE_AREA = (0.08, 0.7)
 WHOLE_AREA = (0.6, 1.25)
 WHOLE_EXTENT = (0.75, 1.2)
 """Along the spine and across it. Two neighbours and the disc between them are more than twice as long as one."""
-MIN_FILL = 0.8
+MIN_FILL = 0.85
 """Of the convex hull, against what vertebrae nearby fill of theirs. A disc between two bodies leaves more empty."""
+MAX_SHARED = 0.1
+"""Of the areas of the pieces, what they may share. Two that share more are two readings of one place."""
 MAX_PIECES = 3
 _NEAREST = 3
 # Below this share of the film's upper quartile, a vertebra is no measure for others: it may be a piece itself.
@@ -39,7 +41,7 @@ Points = npt.NDArray[np.float64]
 
 
 class _Join(NamedTuple):
-    """Pieces (by rank) that pass all tests."""
+    """Pieces (by rank) that pass all tests; the least misfit goes first."""
 
     misfit: float
     pieces: tuple[int, ...]
@@ -56,11 +58,12 @@ def join_fragments(
 ) -> tuple[Instances, list[dict[str, Any]]]:
     """Make one instance of two or three that are pieces of one vertebra.
 
-    Pieces are bones that lie close together, each much smaller than a vertebra nearby. They are joined if the whole
-    has the area of such a vertebra and its extent along the spine and across it, and fills its convex hull as well;
-    pixels of screws and rods, which leave the gaps, count as filled. So two neighbours never pass, nor
-    does a vertebra with a bit of the next; and two sacral instances, which S1 and S2 are, are never tried. Without
-    two whole lumbar vertebrae besides there is no measure, and nothing is joined. What was joined is not joined again.
+    Pieces are bones that lie close together and share little, each much smaller than a vertebra nearby. They are
+    joined if the whole has the area of such a vertebra and its extent along the spine and across it, and fills its
+    convex hull as well; pixels of screws and rods, which leave the gaps, count as filled. So two neighbours never
+    pass, nor does a vertebra with a bit of the next; and two sacral instances, which S1 and S2 are, are never tried.
+    Without two whole lumbar vertebrae besides there is no measure, and nothing is joined. What was joined is not
+    joined again.
 
     The whole is the union of the masks, with its tight box, the best piece's class and the highest score.
 
@@ -179,7 +182,6 @@ def _groups(film: _Film) -> Iterator[tuple[int, ...]]:
 
 def _test(film: _Film, pieces: tuple[int, ...]) -> _Join | None:
     """Whether the pieces are one vertebra, by vertebrae nearby."""
-    area = int(film.areas[list(pieces)].sum())
     others = [i for i in film.whole if i not in pieces]
     if len(others) < 2:
         return None
@@ -192,7 +194,8 @@ def _test(film: _Film, pieces: tuple[int, ...]) -> _Join | None:
         return None
     whole = rle.union([film.masks[i] for i in pieces], film.masks[pieces[0]]["size"])
     area = rle.area(whole)
-    if not _within(area / typical, WHOLE_AREA):
+    shared = 1 - area / float(film.areas[list(pieces)].sum())
+    if shared > MAX_SHARED or not _within(area / typical, WHOLE_AREA):
         return None
     axis = spine_axis(np.concatenate([centroids[nearest], middle[None]]))
     hull, hulls = _hull(whole), [_hull(film.masks[others[k]]) for k in nearest]
@@ -202,7 +205,8 @@ def _test(film: _Film, pieces: tuple[int, ...]) -> _Join | None:
             return None
     nearby = [_fill(film.masks[others[k]], h, film.metal) for k, h in zip(nearest, hulls, strict=True)]
     fill = _fill(whole, hull, film.metal) / _upper_median(np.array(nearby))
-    return _Join(abs(float(np.log(area / typical))), pieces, float(fill), MIN_FILL) if fill >= MIN_FILL else None
+    misfit = abs(float(np.log(area / typical))) + max(0.0, 1 - fill)
+    return _Join(misfit, pieces, fill, MIN_FILL) if fill >= MIN_FILL else None
 
 
 def _within(value: float, limits: tuple[float, float]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +26,9 @@ _PROCESS_WIDTH = 0.3
 _CORNER_REACH = 0.5
 """An opening with a disc of radius r takes 0.41 r from a right-angled corner; so much and a little more is given back.
 """
-_LEAST_PROCESS = 0.04
+_SOLID = 0.9
+"""Share of its convex hull that an outline without processes fills: walls are hollow, but not so much."""
+_LEAST_PROCESS = 0.08
 """Share of the area that must go for a mask to have processes: below it, an opening takes corners alone."""
 
 
@@ -39,27 +43,22 @@ def body_outline(mask: Rle) -> Points | None:
     """
     if rle.area(mask) < LEAST_AREA_PX2:
         return None
-    patch, left, top = rle.decode_crop(mask)
-    part = _largest_part(patch.view(np.uint8))
-    if part is None:
+    outline = rle.rle_to_polygons(mask)[0].exterior
+    (_, (width, depth), _) = cv2.minAreaRect(outline.astype(np.float32))
+    if _area_px2(outline) < LEAST_AREA_PX2 or min(width, depth) < LEAST_WIDTH_PX:
         return None
-    body = _without_processes(part)
-    outline = _outline_px(body)
-    width = min(cv2.minAreaRect(outline.astype(np.float32))[1]) if len(outline) > 2 else 0.0
-    if cv2.contourArea(outline.astype(np.float32)) < LEAST_AREA_PX2 or width < LEAST_WIDTH_PX:
-        return None
-    return even_samples(outline + np.array([left, top]), SAMPLES)
+    if _area_px2(outline) < _SOLID * _area_px2(cv2.convexHull(outline.astype(np.float32)).reshape(-1, 2)):
+        outline = _without_processes(outline)
+    return even_samples(outline, SAMPLES)
 
 
-def _largest_part(patch: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
-    """The largest 8-connected part, with a margin of one pixel, 0 and 1; None if there is none."""
-    framed = cv2.copyMakeBorder(patch, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    count, labels, facts, _ = cv2.connectedComponentsWithStats(framed, connectivity=8)
-    if count < 2:
-        return None
-    if count == 2:
-        return np.asarray(framed, dtype=np.uint8)
-    # The first of equal parts in the order of their rows.
+def _area_px2(outline: npt.NDArray[Any]) -> float:
+    return float(cv2.contourArea(outline.astype(np.float32)))
+
+
+def _largest_part(patch: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The largest 8-connected part of a patch (0 and 1), of equal ones the first in the order of their rows."""
+    _, labels, facts, _ = cv2.connectedComponentsWithStats(patch, connectivity=8)
     largest: npt.NDArray[np.uint8] = (labels == 1 + int(facts[1:, cv2.CC_STAT_AREA].argmax())).astype(np.uint8)
     return largest
 
@@ -76,47 +75,21 @@ def opened(patch: npt.NDArray[np.uint8], radius_px: float) -> npt.NDArray[np.uin
     return np.asarray(away <= radius_px).view(np.uint8) & patch
 
 
-def _without_processes(patch: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """The body of a vertebra: the patch where it has no processes to lose, or nothing would remain."""
+def _without_processes(outline: Points) -> Points:
+    """The body of a vertebra: its outline where it has no processes to lose, or nothing would remain."""
+    corner = np.floor(outline.min(axis=0)) - 1
+    columns, rows = np.ceil(outline.max(axis=0) - corner).astype(int) + 1
+    patch = rle.decode(rle.polygons_to_rle([outline - corner], (rows, columns))).view(np.uint8)
     area = int(np.count_nonzero(patch))
     radius = 0.5 * _PROCESS_WIDTH * float(np.sqrt(area))
     core = opened(patch, radius)
     kept = int(np.count_nonzero(core))
     if kept < area / 4 or area - kept < _LEAST_PROCESS * area:
-        return patch
-    largest = _largest_part(core[1:-1, 1:-1])
-    if largest is None:
-        return patch
-    away = cv2.distanceTransform(1 - largest, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.asarray(away <= _CORNER_REACH * radius).view(np.uint8) & patch
-
-
-def _outline_px(patch: npt.NDArray[np.uint8]) -> Points:
-    """Outline through the middles of the sides of the outermost pixels; the patch has a margin of one pixel."""
-    contours, _ = cv2.findContours(patch, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    # OpenCV goes round counter-clockwise as seen on the film.
-    centres = max(contours, key=len).reshape(-1, 2)[::-1].astype(np.float64)
-    # The centres of the outermost pixels lie half a pixel inside of the edge, and a pixel's centre at its index + 0.5;
-    # one goes for the margin.
-    return _grown(centres, 0.5) - 0.5
-
-
-def _grown(outline: Points, by_px: float) -> Points:
-    """The outline moved outwards, by normals over a few pixels so that the steps of the raster do not matter."""
-    around = _closed_mean(outline, 3)
-    moved: Points = around + by_px * normals(around)
-    return moved
-
-
-def _closed_mean(outline: Points, reach: int) -> Points:
-    """Means over 2 `reach` + 1 neighbours of a closed outline (V, 2); unchanged where it is too short."""
-    if len(outline) < 8 * reach:
         return outline
-    total = outline.copy()
-    for step in range(1, reach + 1):
-        total += np.roll(outline, step, axis=0) + np.roll(outline, -step, axis=0)
-    mean: Points = total / (2 * reach + 1)
-    return mean
+    away = cv2.distanceTransform(1 - _largest_part(core), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    body = patch.view(np.bool_) & (away <= _CORNER_REACH * radius)
+    exterior: Points = rle.rle_to_polygons(rle.encode(body))[0].exterior + corner
+    return exterior
 
 
 def normals(outline: Points) -> Points:

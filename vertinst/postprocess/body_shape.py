@@ -1,0 +1,216 @@
+"""The outline of a vertebral body as a shape with few parameters, fitted to outlines seen.
+
+A body that a ray does not pass exactly side on shows each endplate twice: its rim is an oval, and projects to half an
+ellipse that bulges beyond the line between the mid-sagittal corners (the double contour). A line fitted to the
+silhouette therefore lies too far out, by several pixels where the rays are oblique. The shape here has
+
+- the four corners;
+- half an ellipse on either endplate, its height the width of the body times the sine of the lateral tilt;
+- a waist (a parabola) in the anterior and the posterior wall;
+- rims that stand out at the four corners;
+
+and is fitted by the linear least squares estimate with a prior (Rasmussen and Williams 2006, section 2.1): the outline
+in polar coordinates, linearised around a typical body, in the frame of the corners found so far, again and again.
+
+Unit of everything here is half a side of the body: corners lie at (+-1, +-1), x anterior and y superior. The priors
+are wide against what they expect; of a tilt of 3 degrees and a body half as wide again as deep an ellipse is 0.05 high.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from vertinst.postprocess.contours import Points, even_samples
+from vertinst.postprocess.sides import rough_corners
+
+__all__ = ["CORRELATION", "NOISE", "SQUARE", "BodyShape", "fit_corners", "lumbar_and_sacral"]
+
+NOISE = 0.0147
+"""SD by which outlines differ, as a share of the square root of a body's area: 1.5 px on films of 1024 px height."""
+CORRELATION = 0.147
+"""Length along the outline over which they differ together, likewise: 15 px."""
+
+SQUARE = np.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
+"""Corners in their own frame, in the order of `CORNERS`."""
+
+_RAYS = 128
+_ANGLES = (np.arange(_RAYS) + 0.5) / _RAYS * 2 * np.pi - np.pi
+
+_CORNER_SD = 0.3
+# Bulge superior, inferior; waist anterior, posterior; rims in the order of CORNERS: means of a lumbar body and of a
+# sacral one, and their SDs. Anterior walls are more hollow than posterior ones, and their rims stand out.
+_LUMBAR = np.array([0.04, 0.04, 0.10, 0.05, 0.05, 0.0, 0.0, 0.05])
+_SACRAL = np.array([0.04, 0.04, 0.03, 0.02, 0.0, 0.0, 0.0, 0.0])
+_SPREAD = np.array([0.07, 0.07, 0.06, 0.04, 0.04, 0.03, 0.03, 0.04])
+_BULGES_AGREE = 0.5
+"""Correlation of the bulges: both endplates have the same tilt, seen along slightly different rays."""
+_RIM_HEIGHT = 0.14
+"""How far a rim reaches along the wall until it is down to 1 / e."""
+_ROUNDING = 0.08
+"""Half of the length over which corners are blunt."""
+_UNSMOOTH = 0.7
+"""SD of what is left of a ray beside the smooth noise (steps of the raster, what the shape does not have), in SDs."""
+_CLIP = 4.0
+"""Deviations beyond so many SDs count as so many: an osteophyte, a stub of a process."""
+_ROUNDS = 3
+_FURTHEST = 0.3
+"""A round moves no corner further, along either axis."""
+
+
+class BodyShape(NamedTuple):
+    """A typical body and how to find another's parameters.
+
+    Attributes:
+        radii: (R,) of the typical outline along the rays.
+        slopes: (R, 16) change of the radii with the parameters, the corners' first.
+        gain: (16, R) parameters from a deviation of the radii.
+        sd: (R,) of the smooth noise along the rays.
+        rough: (4, 2) where straight lines through the typical sides meet.
+    """
+
+    radii: Points
+    slopes: Points
+    gain: Points
+    sd: Points
+    rough: Points
+
+
+def fit_corners(local: Points, rough: Points, shapes: BodyShape) -> Points:
+    """Corners (B, 4, 2) of outlines.
+
+    Args:
+        local: (B, V, 2) outlines around the origin: anterior, superior.
+        rough: (B, 4, 2) where lines through their sides meet.
+        shapes: The prior of each, every attribute with a leading axis of B.
+    """
+    corners = _out_of(rough, _into(shapes.rough, np.broadcast_to(SQUARE, rough.shape)))
+    for _ in range(_ROUNDS):
+        off = _radii(_into(corners, local)) - shapes.radii
+        moved = _matched(off, shapes)[:, :8].reshape(-1, 4, 2)
+        corners = _out_of(corners, SQUARE + np.clip(moved, -_FURTHEST, _FURTHEST))
+    return corners
+
+
+def _matched(off: Points, shapes: BodyShape) -> Points:
+    """Parameters (B, 16) of deviations (B, R), large ones clipped against what the parameters explain."""
+    parameters = (shapes.gain @ off[..., None])[..., 0]
+    for _ in range(2):
+        explained = (shapes.slopes @ parameters[..., None])[..., 0]
+        clipped = explained + np.clip(off - explained, -_CLIP * shapes.sd, _CLIP * shapes.sd)
+        parameters = (shapes.gain @ clipped[..., None])[..., 0]
+    return np.asarray(parameters, dtype=np.float64)
+
+
+def _bilinear(corners: Points) -> Points:
+    """Coefficients (B, 4, 2) of 1, x, y and xy of the map that takes the square to quadrilaterals."""
+    terms = np.stack([np.ones(4), SQUARE[:, 0], SQUARE[:, 1], SQUARE[:, 0] * SQUARE[:, 1]])
+    return np.asarray(terms @ corners / 4, dtype=np.float64)
+
+
+def _out_of(corners: Points, places: Points) -> Points:
+    """Points (B, V, 2) of the square's frame in the frame of the corners (B, 4, 2)."""
+    terms = _bilinear(corners)
+    product = places[..., :1] * places[..., 1:]
+    out: Points = terms[:, :1] + places @ terms[:, 1:3] + product * terms[:, 3:]
+    return out
+
+
+def _into(corners: Points, points: Points) -> Points:
+    """The reverse of `_out_of`, by fixed points: quadrilaterals are nearly parallelograms."""
+    terms = _bilinear(corners)
+    inverse = np.linalg.pinv(terms[:, 1:3])
+    straight = (points - terms[:, :1]) @ inverse
+    bent = terms[:, 3:] @ inverse
+    places = straight
+    for _ in range(5):
+        places = straight - np.clip(places[..., :1] * places[..., 1:], -2, 2) * bent
+    return np.asarray(places, dtype=np.float64)
+
+
+def _radii(places: Points) -> Points:
+    """Radii (B, R) of outlines (B, V, 2) along the rays from the origin."""
+    angle = np.arctan2(places[..., 1], places[..., 0])
+    radius = np.hypot(places[..., 0], places[..., 1])
+    order = np.argsort(angle, axis=1, kind="stable")
+    angle, radius = np.take_along_axis(angle, order, axis=1), np.take_along_axis(radius, order, axis=1)
+    # All outlines at once: each has its own stretch of the angles' axis, with its ends repeated.
+    stretch = (np.arange(len(places)) * 4 * np.pi)[:, None]
+    known = np.concatenate([angle[:, -1:] - 2 * np.pi, angle, angle[:, :1] + 2 * np.pi], axis=1) + stretch
+    values = np.concatenate([radius[:, -1:], radius, radius[:, :1]], axis=1)
+    radii: Points = np.interp((_ANGLES + stretch).ravel(), known.ravel(), values.ravel()).reshape(len(places), _RAYS)
+    return radii
+
+
+@cache
+def lumbar_and_sacral() -> BodyShape:
+    """The shapes of lumbar and of sacral bodies, every attribute with a leading axis of 2."""
+    both = [_shape(_LUMBAR), _shape(_SACRAL)]
+    return BodyShape(*(np.stack(values) for values in zip(*both, strict=True)))
+
+
+def _shape(mean: Points) -> BodyShape:
+    """The body with typical parameters, linearised."""
+    typical = np.concatenate([np.zeros(8), mean])
+    outline = _outline(typical)
+    radii = _radii(outline[None])[0]
+    step = 0.03
+    changes = [_radii(np.stack([_outline(typical + by), _outline(typical - by)])) for by in step * np.eye(len(typical))]
+    slopes = np.stack([(up - down) / (2 * step) for up, down in changes], axis=1)
+    noise, sd = _noise(radii)
+    weight = slopes.T @ np.linalg.inv(noise)
+    gain = np.linalg.solve(weight @ slopes + np.linalg.inv(_prior()), weight)
+    return BodyShape(radii, slopes, gain, sd, rough_corners(outline[None])[0])
+
+
+def _prior() -> Points:
+    """Covariance (16, 16) of the parameters."""
+    sd = np.concatenate([np.full(8, _CORNER_SD), _SPREAD])
+    covariance = np.diag(sd**2)
+    covariance[8, 9] = covariance[9, 8] = _BULGES_AGREE * sd[8] * sd[9]
+    return covariance
+
+
+def _noise(radii: Points) -> tuple[Points, Points]:
+    """Covariance (R, R) and SDs (R,) of radii where an outline has noise along its normals (see `disturb`)."""
+    places = radii[:, None] * np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=-1)
+    along = np.roll(places, -1, axis=0) - np.roll(places, 1, axis=0)
+    # A ray meets the outline at an angle: it sees noise along the normal prolonged.
+    cosine = np.abs(places[:, 0] * along[:, 1] - places[:, 1] * along[:, 0]) / (radii * np.linalg.norm(along, axis=1))
+    sd = 2 * NOISE / np.maximum(cosine, 0.4)
+    steps = np.linalg.norm(np.roll(places, -1, axis=0) - places, axis=1)
+    at = np.cumsum(steps) - steps
+    apart = np.abs(at[:, None] - at)
+    apart = np.minimum(apart, steps.sum() - apart)
+    shared = np.exp(-(apart**2) / (2 * (2 * CORRELATION) ** 2)) + _UNSMOOTH**2 * np.eye(_RAYS)
+    return shared * sd[:, None] * sd, sd
+
+
+def _outline(parameters: Points) -> Points:
+    """The outline (V, 2) of a body, evenly spaced, its corners blunt."""
+    corners = SQUARE + parameters[:8].reshape(4, 2)
+    bulges, waists, rims = parameters[8:10], parameters[10:12], parameters[12:]
+    # From 1 to -1 along a side, dense at its ends.
+    place = np.sin(np.linspace(1, -1, 81) * np.pi / 2)[:-1]
+    ellipse = np.sqrt(1 - place**2)
+    ends = np.roll(corners, -1, axis=0)
+    sides = (corners[:, None] * (1 + place[:, None]) + ends[:, None] * (1 - place[:, None])) / 2
+    sides[0, :, 1] += bulges[0] * ellipse
+    sides[2, :, 1] -= bulges[1] * ellipse
+    sides[1, :, 0] += _hollow(place, waists[1], rims[1], rims[2])
+    sides[3, :, 0] -= _hollow(place, waists[0], rims[3], rims[0])
+    # The map to even samples turns clockwise where y points down: here it points up.
+    even = even_samples(sides.reshape(-1, 2) * (1, -1), 640) * (1, -1)
+    reach = round(_ROUNDING * 80)
+    shifted = [np.roll(even, step, axis=0) for step in range(-reach, reach + 1)]
+    return np.asarray(np.mean(shifted, axis=0), dtype=np.float64)
+
+
+def _hollow(place: Points, waist: float, first_rim: float, second_rim: float) -> Points:
+    """How far a wall lies inside of the line between its corners, at places from 1 to -1."""
+    first = first_rim * (1 - np.exp(-(1 - place) / _RIM_HEIGHT)) * (1 + place) / 2
+    second = second_rim * (1 - np.exp(-(1 + place) / _RIM_HEIGHT)) * (1 - place) / 2
+    hollow: Points = waist * (1 - place**2) + first + second
+    return hollow

@@ -30,6 +30,8 @@ _TOP_CUT = (0.10, 0.04, 0.02)
 """One, two, or more levels below it, because the film ends: lumbar films are taken so that they show T12."""
 _TOP_EXCEEDED = 0.06
 """Each level above it: a vertebra that was not taught, or a false detection."""
+_CUT_MARGIN = 0.01
+"""Of the film's longer side."""
 _ROOM = 0.35
 """Part of a spacing that a vertebra needs beyond its centre to be found."""
 _ANCHOR = re.compile(
@@ -187,15 +189,19 @@ def _detections(
         for j in np.flatnonzero(~sacral).tolist():
             gaps[s, j] = _free_px(masks[s], masks[j], centroids[s], centroids[j])
     sizes = np.sqrt(rle.areas(masks).astype(np.float64))
-    cut = np.array([touches_border(mask) for mask in masks], dtype=bool)
+    height, width = masks[0]["size"]
+    # What lies so near to the edge is likely to be cut, even where the outline ends a few pixels short of it.
+    margin = max(1.0, _CUT_MARGIN * max(height, width))
+    cut = np.array([touches_border(mask, margin) for mask in masks], dtype=bool)
     return Detections(centroids, sizes, sacral, scores, kept, cut, gaps)
 
 
-def touches_border(mask: Rle) -> bool:
-    """Whether a mask comes within one pixel of the film's edge, so that it may be cut off; false for an empty one."""
+def touches_border(mask: Rle, margin_px: float = 1.0) -> bool:
+    """Whether a mask comes within a margin of the film's edge, so that it may be cut off; false for an empty one."""
     left, top, right, bottom = rle.box_xyxy(mask).tolist()
     height, width = mask["size"]
-    return bool(right > left and (left <= 1 or top <= 1 or right >= width - 1 or bottom >= height - 1))
+    near = float(min(left, top, width - right, height - bottom))
+    return bool(right > left and near <= margin_px)
 
 
 def _free_px(lower: Rle, upper: Rle, a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:

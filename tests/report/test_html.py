@@ -1,6 +1,9 @@
+import base64
+import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -78,7 +81,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        self.hidden = tag == "style"
+        self.hidden = tag in ("style", "script")
         self.text += " "
 
     def handle_endtag(self, tag):
@@ -103,13 +106,18 @@ def test_report_holds_everything_and_asks_nobody(whole):
     assert "http" not in re.sub(r"http-equiv", "", re.sub(r"data:[\w/+;]+;base64,[\w+/=]+", "", text))
     assert not re.search(r"url\(|@import", text)
     for tag, attrs in page.tags:
-        assert tag not in ("script", "link", "iframe", "object", "embed", "form", "base"), tag
+        assert tag not in ("link", "iframe", "object", "embed", "form", "base"), tag
         assert attrs.get("src", "data:").startswith("data:")
         assert attrs.get("srcset", "data:").startswith("data:")
         assert attrs.get("href", "#").startswith("#")
         assert not any(name.startswith("on") for name in attrs)
     policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in policy
+    # One script, the package's own: browsers run it by its hash, and nothing else.
+    assert page.all("script") == [{}]
+    script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)[1]
+    assert f"script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}';" in policy
+    assert "eval" not in script
 
 
 def test_report_can_be_read_by_everyone(whole):
@@ -140,20 +148,21 @@ def test_report_says_the_numbers_and_the_errors(whole):
     assert "Settings of the training run" in text
     assert "Losses by epoch" in text
     assert "Validation by epoch" in text
-    assert text.index("All films, the hardest first") < text.index("a.png")
+    assert "All films, the hardest first" in text
+    assert page.all("article")[0]["data-film"] == "a.png"
 
 
 def test_strangers_names_are_text_and_nothing_else(whole):
     text, page = whole
-    assert "<script" not in text
+    assert text.count("<script") == 1
     assert "</pre><b>" not in text
     assert HOSTILE.replace("/", "") in page.text
 
 
 def test_truth_is_drawn_over_the_overlay_and_can_be_switched_off(whole):
     text, page = whole
-    assert [a["viewbox"] for a in page.all("svg")] == ["0 0 90 120"] * 3
-    assert len(page.all("path")) == 3 * 3 * 2
+    assert [a["viewbox"] for a in page.all("svg") if a["class"] == "truth"] == ["0 0 90 120"] * 3
+    assert len([a for a in page.all("path") if a.get("class") in ("under", "over")]) == 3 * 3 * 2
     assert page.all("input") == [{"type": "checkbox", "id": "show-truth", "checked": None}]
     assert "#show-truth:not(:checked)" in text
 
@@ -207,9 +216,37 @@ def test_without_metrics_films_are_shown_and_the_command_is_named(tmp_path):
     _, page = report(tmp_path, tmp_path)
     assert "vertinst evaluate --gt coco.json" in page.text
     assert "The first 2 of 2 films, by name" in page.text
-    assert not page.all("svg")
+    assert not [a for a in page.all("svg") if a["class"] == "truth"]
     assert not page.all("input")
     assert len(page.all("img")) == 4
+
+
+def test_vertebrae_can_be_chosen_and_open_films_are_marked(tmp_path):
+    make_results(tmp_path / "predictions", a=replace(make_spine(), flags=()))
+    text, page = report(tmp_path, tmp_path)
+    bones = [a for a in page.all("g") if a.get("class") == "bone"]
+    assert [a["data-level"] for a in bones] == ["S1", "L5", "L4"] * 2
+    assert (bones[0]["data-x"], bones[0]["data-y"]) == ("29.5", "99.5")
+    assert {a["data-film"] for a in page.all("article")} == {"a.png", "ward/b.png"}
+    assert len([a for a in page.all("span") if a.get("class") == "open"]) == 1
+    assert "1 film needs an anchor" in page.text
+    assert "vertinst measure predictions --anchors anchors.json --out relabelled" in page.text
+    assert "possible_L6" not in text
+
+
+def test_open_films_are_shown_though_neither_best_nor_worst(tmp_path):
+    films = [results.FilmResult(tmp_path, f"{n:02}.png", Spine(SIZE), {}) for n in range(14)]
+    films[13] = films[13]._replace(spine=make_spine())
+    assert [(title, [f.file_name for f in group]) for title, group in gallery.choose(films, {})][1:] == [
+        ("Other films that need an anchor", ["13.png"])
+    ]
+
+
+def test_without_vertebrae_there_is_no_script(tmp_path):
+    make_results(tmp_path / "predictions", ("a.png",), a=Spine(SIZE))
+    _, page = report(tmp_path, tmp_path)
+    assert any("script-src 'none'" in a.get("content", "") for a in page.all("meta"))
+    assert not page.all("script")
 
 
 def test_curves_alone_make_a_report(tmp_path):

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from vertinst.postprocess.stated import needs_anchor
+from vertinst.report.outlines import Shape, vertebra_shapes
 from vertinst.report.results import FilmResult, film_paths
 from vertinst.report.scores import FilmScores, Truth
 from vertinst.structures import Spine
@@ -56,6 +58,8 @@ class Card(NamedTuple):
         truth: Outlines of what was annotated; none without metrics.
         spine: What was found.
         scores: The film's numbers, or None without metrics.
+        shapes: Its vertebrae, to be chosen on the page.
+        needs_anchor: Its levels are open until somebody names a vertebra.
     """
 
     file_name: str
@@ -66,6 +70,8 @@ class Card(NamedTuple):
     truth: list[Outline]
     spine: Spine
     scores: FilmScores | None
+    shapes: list[Shape]
+    needs_anchor: bool
 
 
 def choose(films: Sequence[FilmResult], scores: Mapping[str, FilmScores]) -> list[Group]:
@@ -77,8 +83,20 @@ def choose(films: Sequence[FilmResult], scores: Mapping[str, FilmScores]) -> lis
 
     Returns:
         Heading and films of each group: all ranked films from the worst up where there are at most 12, else the worst
-        6 and the best 6. Without any score the first 12 by name. No group without films.
+        6 and the best 6. Without any score the first 12 by name. After these up to 12 others that need an anchor. No
+        group without films.
     """
+    groups = _by_rank(films, scores)
+    shown = {film.file_name for _, group in groups for film in group}
+    others = [film for film in films if film.file_name not in shown and needs_anchor(film.spine)]
+    first = others[: 2 * SHOWN_PER_GROUP]
+    if first:
+        of_all = f"The first {len(first)} of {len(others)} other" if len(others) > len(first) else "Other"
+        groups.append((f"{of_all} films that need an anchor", first))
+    return groups
+
+
+def _by_rank(films: Sequence[FilmResult], scores: Mapping[str, FilmScores]) -> list[Group]:
     ranked = sorted(
         (film for film in films if film.file_name in scores), key=lambda film: _rank(scores[film.file_name])
     )
@@ -117,6 +135,8 @@ def make_card(folder: Path, film: FilmResult, scores: FilmScores | None) -> Card
         [_outline(truth, width) for truth in scores.truth if any(truth.polygons)] if scores else [],
         film.spine,
         scores,
+        vertebra_shapes(film.spine),
+        needs_anchor(film.spine),
     )
 
 

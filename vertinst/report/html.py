@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from vertinst.errors import DataError, VertinstError
 from vertinst.files import write_text
+from vertinst.postprocess.stated import needs_anchor
 from vertinst.report import gallery
 from vertinst.report.figures import Plot, plot_curves, read_curves
 from vertinst.report.labelled import DISCLAIMER
@@ -18,6 +23,7 @@ from vertinst.report.pages import template
 from vertinst.report.results import FilmResult, read_films
 from vertinst.report.scores import FilmScores, Scores, by_level, read_scores
 from vertinst.report.sources import Sources, find_sources
+from vertinst.structures.spine import LEVELS
 from vertinst.version import __version__
 
 __all__ = ["write_report"]
@@ -29,6 +35,11 @@ _PIXEL_METRICS = {
     "frequency_weighted_iou": ("Frequency-weighted IoU", "Overlap over union, weighted by the area of each class."),
 }
 _MAX_CONFIG_CHARACTERS = 50_000
+_OFFERED = (
+    ("S2", "S1", "L6", "L5", "L4", "L3", "L2", "L1"),
+    ("T13", *(f"T{n}" for n in range(12, 0, -1))),
+)
+"""Levels of the menu, by row."""
 
 
 def write_report(source: Path, out: Path, *, predictions: Path | None = None, metrics: Path | None = None) -> None:
@@ -60,6 +71,11 @@ def _contents(source: Path, found: Sources, films: list[FilmResult], scores: Sco
     film_scores = {film.file_name: film for film in scores.images} if scores else {}
     groups = gallery.choose(films, film_scores)
     shown = [film.file_name for _, group in groups for film in group]
+    cards = [
+        (title, [_card(found.results, film, film_scores) for film in group] if found.results else [])
+        for title, group in groups
+    ]
+    script = _script() if any(card.shapes for _, group in cards for card in group) else None
     return {
         "title": source.resolve().name or "report",
         "written": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -70,10 +86,14 @@ def _contents(source: Path, found: Sources, films: list[FilmResult], scores: Sco
         "pixel_metrics": _PIXEL_METRICS,
         "merged": _merged(scores),
         "levels": by_level(scores) if scores else [],
-        "groups": [
-            (title, [_card(found.results, film, film_scores) for film in group] if found.results else [])
-            for title, group in groups
-        ],
+        "groups": cards,
+        "script": script,
+        # Browsers run this script and no other: what came in by a name or a flag would not run even as a script.
+        "script_source": f"'sha256-{_sha256(script)}'" if script else "'none'",
+        "all_levels": " ".join(LEVELS),
+        "offered": _OFFERED,
+        "open_films": [film.file_name for film in films if needs_anchor(film.spine)],
+        "command": _command(found.results),
         "legend": _legend(),
         "anchors": {name: f"film-{number}" for number, name in enumerate(shown, start=1)},
         "rows": [(film, film_scores.get(film.file_name)) for film in films],
@@ -82,6 +102,21 @@ def _contents(source: Path, found: Sources, films: list[FilmResult], scores: Sco
         "software": list(_software(films)),
         "config": _config(found),
     }
+
+
+def _script() -> str:
+    """What names vertebrae on the page; the package's own, so that it goes in unescaped."""
+    return resources.files("vertinst.report").joinpath("anchors.js").read_text(encoding="utf-8")
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+
+
+def _command(results: Path | None) -> str:
+    """What applies the saved anchors; the folder by its name alone, for a path may tell more than it should."""
+    name = results.resolve().name if results else "predictions"
+    return f"vertinst measure {shlex.quote(name)} --anchors anchors.json --out relabelled"
 
 
 def _card(folder: Path, film: FilmResult, scores: Mapping[str, FilmScores]) -> gallery.Card:

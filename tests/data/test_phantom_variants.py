@@ -247,11 +247,12 @@ def test_a_tube_that_turns_back_is_cut_twice():
     assert mass(recut(tube, 0.8), FRONT) == pytest.approx(mass(tube, SIDE), rel=0.1)
 
 
-def test_coronal_slices_reach_the_corners():
-    slices = coronal_slices(SHAPE, 27)
-    corners = coronal_corners_mm(SHAPE)
+@pytest.mark.parametrize("collapse_mm", [(0.0, 0.0), (5.0, 3.0)])
+def test_coronal_slices_reach_the_corners(collapse_mm):
+    shape = replace(SHAPE, collapse_mm=collapse_mm)
+    slices = coronal_slices(shape, 27)
     middle = slices[13]
-    for corner in corners:
+    for corner in coronal_corners_mm(shape):
         assert np.linalg.norm(middle - corner, axis=1).min() < 0.5
     assert np.abs(slices[..., 2]).max() == pytest.approx(SHAPE.width_mm / 2, rel=0.02)
     assert not np.allclose(slices[0], middle)

@@ -1,4 +1,4 @@
-"""Phantom films: synthetic lateral lumbar radiographs with VIA annotations and a known truth."""
+"""Phantom films: synthetic lumbar radiographs, lateral or antero-posterior, with VIA annotations and a known truth."""
 
 from __future__ import annotations
 

@@ -20,13 +20,14 @@ _MOST_PLANES = 64
 
 
 def coronal_corners_mm(shape: BodyShape) -> Points:
-    """Mid-coronal corners of a body in its own frame, (4, 3) mm.
+    """Mid-coronal corners of a body in its own frame, (4, 3) mm; where an endplate has sunk they have sunk with it.
 
     Order: superior-left, superior-right, inferior-right, inferior-left, where left is the patient's and the film's
     right: that of `vertinst.structures.measures.CORNERS` for antero-posterior films.
     """
     half, side = shape.height_mm / 2, shape.width_mm / 2
-    return np.array([[0.0, -half, side], [0.0, -half, -side], [0.0, half, -side], [0.0, half, side]])
+    top, bottom = shape.collapse_mm[0] - half, half - shape.collapse_mm[1]
+    return np.array([[0.0, top, side], [0.0, top, -side], [0.0, bottom, -side], [0.0, bottom, side]])
 
 
 def coronal_slices(shape: BodyShape, count: int, *, wall_mm: float = 0.0, endplate_mm: float = 0.0) -> Points:

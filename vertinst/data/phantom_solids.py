@@ -3,6 +3,7 @@
 The rays of a lateral film run nearly along the lateral axis. A solid is therefore cut into slices of constant
 lateral position; each is a polygon, and the line integral through the solid at a pixel is the number of slices whose
 projections cover that pixel times the thickness of a slice. Any rotation or perspective only moves the polygons.
+For antero-posterior films `phantom_front` cuts them the other way.
 
 Coordinates are millimetres: x anterior, y inferior (downwards on the film), z lateral (towards the detector).
 """

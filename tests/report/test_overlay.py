@@ -1,4 +1,6 @@
 import itertools
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vertinst.errors import DataError
-from vertinst.report import lettering, overlay
-from vertinst.structures import Implant, Instances, Spine, Vertebra, rle
+from vertinst.report import lettering, overlay, overlay_text
+from vertinst.report.overlay_landmarks import main_angle
+from vertinst.structures import Body, Implant, Instances, Measure, Spine, Vertebra, rle
 
 
 def box_mask(size: tuple[int, int], box: tuple[int, int, int, int]) -> rle.Rle:
@@ -16,7 +19,7 @@ def box_mask(size: tuple[int, int], box: tuple[int, int, int, int]) -> rle.Rle:
     return rle.encode(mask)
 
 
-def vertebra(level: str, size: tuple[int, int], box: tuple[int, int, int, int], **more: tuple[str, ...]) -> Vertebra:
+def vertebra(level: str, size: tuple[int, int], box: tuple[int, int, int, int], **more: Any) -> Vertebra:
     mask = box_mask(size, box)
     return Vertebra(level, "lumbar", 0.9, rle.box_xyxy(mask), mask, **more)
 
@@ -147,3 +150,131 @@ def test_empty_mask_is_named_but_not_filled():
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (2, 300), (300, 2)])
 def test_flags_on_films_without_room_for_them(size):
     assert overlay.draw(grey(size), Spine(size, flags=("no_sacrum",))).shape == (*size, 3)
+
+
+LEVELS = ("S1", "L5", "L4", "L3", "L2", "L1", "T12")
+
+
+def measured(size, *, view="lateral", facing=1, values=None, **more):
+    """A column of seven vertebrae whose front lies to the right (`facing` 1) or to the left."""
+    height, width = size
+    pitch, wide = height / 9, width / 6
+    vertebrae = []
+    for number, level in enumerate(LEVELS):
+        top = height - (number + 1.6) * pitch
+        box = (round(width / 2 - wide / 2), round(top), round(width / 2 + wide / 2), round(top + 0.75 * pitch))
+        front, back = (box[2], box[0]) if facing > 0 else (box[0], box[2])
+        corners = np.array([[front, box[1]], [back, box[1]], [back, box[3]], [front, box[3]]], dtype=np.float64)
+        bone = vertebra(level, size, box, body=Body(corners, np.ones(4)))
+        vertebrae.append(replace(bone, category="sacral") if level == "S1" else bone)
+    named = {"lordosis_L1_S1_deg": Measure(41.4, 1.2)} if values is None else values
+    return Spine(size, tuple(vertebrae), view=view, values=named, **more)
+
+
+def test_endplates_and_corners_are_drawn_and_of_the_sacrum_the_upper_endplate_only():
+    size = (600, 500)
+    spine = measured(size, values={})
+    without = replace(spine, vertebrae=tuple(replace(v, body=None) for v in spine.vertebrae))
+    drawn = (overlay.draw(grey(size), spine) != overlay.draw(grey(size), without)).any(axis=2)
+    sacrum, fifth = spine.vertebrae[:2]
+    for bone, plates in ((sacrum, (True, False)), (fifth, (True, True))):
+        corners = bone.body.corners_px.round().astype(int)
+        for (x, y), (other, _), there in zip(corners[::2], corners[1::2], plates, strict=True):
+            middle = drawn[y - 3 : y + 3, min(x, other) + 10 : max(x, other) - 10]
+            assert middle.any(axis=0).mean() == there
+    assert not drawn[:, :200].any()
+    assert not drawn[:, 300:].any()
+
+
+@pytest.mark.parametrize("facing", [1, -1])
+def test_lordosis_is_written_in_front_of_the_spine(facing):
+    size = (600, 500)
+    spine = measured(size, facing=facing)
+    angle = main_angle(spine, 1)
+    assert angle.text == "L1-S1 41° ± 1°"
+    assert all((segment[1, 0] - segment[0, 0]) * facing > 30 for segment in angle.lines)
+    added = overlay.draw(grey(size), spine) != overlay.draw(grey(size), replace(spine, values={}))
+    assert added[:, 310:].any() == (facing > 0)
+    assert added[:, :190].any() == (facing < 0)
+    assert not added[:, 210:290].any()
+
+
+def test_lines_of_an_angle_stay_on_the_film():
+    size = (600, 500)
+    left = measured(size, facing=-1)
+    shifted = replace(
+        left, vertebrae=tuple(replace(v, body=Body(v.body.corners_px - [200, 0], np.ones(4))) for v in left.vertebrae)
+    )
+    assert all(segment[1, 0] > segment[0, 0] for segment in main_angle(shifted, 1).lines)
+
+
+def test_cobb_angle_lies_between_the_outer_endplates_of_the_largest_curve():
+    values = {
+        "cobb_max_deg": Measure(23.4),
+        "cobb_L5_S1_deg": Measure(2.0),
+        "cobb_T12_L4_deg": Measure(23.4),
+        "lordosis_L1_S1_deg": Measure(40.0),
+    }
+    spine = measured((600, 500), view="ap", values=values)
+    angle = main_angle(spine, 1)
+    assert angle.text == "Cobb T12-L4 23°"
+    bodies = {v.level: v.body.corners_px for v in spine.vertebrae}
+    np.testing.assert_array_equal(angle.lines[0][0], bodies["T12"][0])
+    np.testing.assert_array_equal(angle.lines[1][0], bodies["L4"][3])
+
+
+@pytest.mark.parametrize("values", [{}, {"cobb_T12_L4_deg": Measure(3.0), "cobb_max_deg": Measure(3.0)}])
+def test_no_angle_without_its_measure(values):
+    assert main_angle(measured((600, 500), values=values), 1) is None
+
+
+def test_no_angle_without_landmarks_of_its_levels():
+    spine = measured((600, 500))
+    assert main_angle(replace(spine, vertebrae=spine.vertebrae[1:]), 1) is None
+    assert main_angle(measured((60, 50)), 1) is None
+
+
+@pytest.mark.parametrize("size", [(100, 75), (300, 225), (300, 300), (500, 400), (1000, 700), (2400, 1800)])
+@pytest.mark.parametrize("facing", [1, -1])
+@pytest.mark.parametrize("flags", [(), ("possible_L6", "side_unsure", "gap_between_L3_L2", "no_sacrum")])
+def test_no_text_lies_over_another_and_none_but_levels_on_bone(monkeypatch, size, facing, flags):
+    spine = measured(size, facing=facing, flags=flags, construct="posterior instrumentation L3-S1, cages L4/5, L5/S1")
+    written = []
+
+    def write(image, block, left, top):
+        written.append((block.text, lettering.write(image, block, left, top)))
+        return written[-1][1]
+
+    class Recorder:
+        fit = staticmethod(lettering.fit)
+
+    Recorder.write = staticmethod(write)
+    monkeypatch.setattr(overlay_text, "lettering", Recorder)
+    overlay.draw(grey(size), spine)
+    for (_, one), (_, other) in itertools.combinations(written, 2):
+        assert lettering.overlap_area(one, other) == 0
+    bones = [tuple(int(v) for v in rle.box_xyxy(v.mask)) for v in spine.vertebrae]
+    for text, place in written:
+        if text not in LEVELS:
+            assert sum(lettering.overlap_area(place, box) for box in bones) == 0, text
+    assert len(written) == 7 + 1 + (max(size) > 100)
+
+
+def test_notes_are_in_short_lines_and_the_rest_is_counted():
+    notes = ["posterior instrumentation L3-S1", "no sacrum", "L5: low score", "L4: low score"]
+    assert overlay_text._lines(notes, 25, 8) == [
+        "posterior instrumentation",
+        " L3-S1",
+        "no sacrum",
+        "L5: low score",
+        "L4: low score",
+    ]
+    assert overlay_text._lines(notes, 25, 4) == ["posterior instrumentation", " L3-S1", "no sacrum", "and 2 more"]
+    assert overlay_text._lines(notes, 25, 1) == ["4 notes"]
+
+
+def test_corners_far_off_the_film_are_no_fault():
+    size = (300, 200)
+    corners = np.array([[1e30, -1e30], [0, 0], [50, 50], [-1e30, 1e30]])
+    spine = Spine(size, (vertebra("L5", size, (50, 50, 90, 90), body=Body(corners, np.ones(4))),))
+    assert overlay.draw(grey(size), spine).shape == (*size, 3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import cv2
@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vertinst.errors import DataError
-from vertinst.report import lettering
-from vertinst.report.lettering import Block, Box, overlap_area
+from vertinst.report.overlay_landmarks import draw_angle, draw_landmarks, main_angle
+from vertinst.report.overlay_text import write_angle, write_levels, write_notes
 from vertinst.structures import Instances, Spine, rle
 from vertinst.structures.rle import Rle
 
@@ -27,13 +27,15 @@ IMPLANT_COLOURS: dict[str, Colour] = {"screw": (213, 94, 0), "cage": (204, 121, 
 """RGB of the known metal parts; others share the last."""
 _OTHER_IMPLANT: Colour = (230, 159, 0)
 _WHITE: Colour = (255, 255, 255)
-_FLAG_LINES = 6
 _SHIFT = 4
 """Bits below the pixel in cv2's drawing functions: outlines lie a fraction of a pixel apart."""
 
 
 def draw(pixels: npt.NDArray[np.float32], spine: Spine, *, truth: Instances | None = None) -> Image:
-    """Draw what was found over the film. Pixels far from any mask, outline and text stay the film's grey.
+    """Draw what was found over the film. Pixels far from any mask, line and text stay the film's grey.
+
+    Vertebrae have their levels, endplates and corners; the film its main angle, its flags and the implants in one
+    line. Lines and letters grow with the film.
 
     Args:
         pixels: (H, W) float in 0..1, as `read_film` gives it.
@@ -61,9 +63,14 @@ def draw(pixels: npt.NDArray[np.float32], spine: Spine, *, truth: Instances | No
         _fill(image, implant.mask, IMPLANT_COLOURS.get(implant.category, _OTHER_IMPLANT), 0.4, unit)
     for mask in () if truth is None else truth.masks:
         _dashes(image, mask, unit)
-    taken = _write_flags(image, spine, max(9, round(9 * unit)))
-    for vertebra in spine.vertebrae:
-        taken.append(_write_level(image, vertebra.level, vertebra.mask, taken, max(11, round(17 * unit))))
+    angle = main_angle(spine, unit)
+    if angle is not None:
+        draw_angle(image, angle, unit)
+    draw_landmarks(image, spine, unit)
+    # Last, so that no line crosses a letter.
+    taken = write_levels(image, spine, write_notes(image, spine, angle, unit), unit)
+    if angle is not None:
+        write_angle(image, angle, spine, taken, unit)
     return image
 
 
@@ -103,55 +110,3 @@ def _dashes(image: Image, mask: Rle, unit: float) -> None:
             steps = np.unique(np.concatenate([[start, stop], along[(along > start) & (along < stop)]]))
             points = np.stack([np.interp(steps, along, closed[:, axis]) for axis in (0, 1)], axis=1)
             cv2.polylines(image, [_fixed_point(points)], False, _WHITE, max(1, round(unit * 0.7)), cv2.LINE_AA, _SHIFT)
-
-
-def _write_level(image: Image, level: str, mask: Rle, taken: Sequence[Box], font_px: int) -> Box:
-    """Write a level on its vertebra, or beside it where it would cover the bone or another text."""
-    block = lettering.fit([level], font_px, _size(image))
-    left, top, right, bottom = (int(v) for v in rle.box_xyxy(mask))
-    x, y = _centre(mask) if right > left else (image.shape[1] / 2, image.shape[0] / 2)
-    on_bone = round(x - block.width / 2)
-    columns = [on_bone, right + font_px // 4, left - font_px // 4 - block.width]
-    if block.width > 0.9 * (right - left) or block.height > 0.9 * (bottom - top):
-        columns = [*columns[1:], on_bone]
-    row = round(y - block.height / 2)
-    inside = [c for c in columns if 0 <= c <= image.shape[1] - block.width] or columns
-    covered = [sum(overlap_area((c, row, c + block.width, row + block.height), box) for box in taken) for c in inside]
-    return lettering.write(image, block, inside[covered.index(min(covered))], row)
-
-
-def _centre(mask: Rle) -> tuple[float, float]:
-    left, top, right, bottom = (int(v) for v in rle.box_xyxy(mask))
-    rows, columns = np.nonzero(rle.decode(mask)[top:bottom, left:right])
-    return left + float(columns.mean()), top + float(rows.mean())
-
-
-def _write_flags(image: Image, spine: Spine, font_px: int) -> list[Box]:
-    """Write the flags into the corner where they cover least; returns the places taken, none without flags."""
-    lines = [*spine.flags, *(f"{v.level}: {', '.join(v.flags)}" for v in spine.vertebrae if v.flags)]
-    if not lines:
-        return []
-    if len(lines) > _FLAG_LINES:
-        lines = [*lines[: _FLAG_LINES - 1], f"and {len(lines) - _FLAG_LINES + 1} more"]
-    block = lettering.fit([line.replace("_", " ") for line in lines], font_px, _size(image))
-    height, width = _size(image)
-    masks = [v.mask for v in spine.vertebrae] + [i.mask for i in spine.implants]
-    found = [tuple(int(v) for v in rle.box_xyxy(mask)) for mask in masks]
-    # Letters flush with the film's edge look cut off.
-    gap = block.font_px // 2
-    corners = [(x, y) for x in (gap, width - block.width - gap) for y in (gap, height - block.height - gap)]
-    return [lettering.write(image, block, *min(corners, key=lambda corner: _cost(image, block, corner, found)))]
-
-
-def _cost(image: Image, block: Block, corner: tuple[int, int], found: Sequence[tuple[int, ...]]) -> tuple[int, float]:
-    """What a text in this corner would hide: first of the spine, then of the film; a side marker stands out."""
-    x, y = max(0, corner[0]), max(0, corner[1])
-    place = (x, y, x + block.width, y + block.height)
-    covered = sum(overlap_area(place, (a, b, c, d)) for a, b, c, d in found)
-    below = image[y : y + block.height, x : x + block.width]
-    # On films of a few pixels the corner lies outside.
-    return covered, float(below.std()) if below.size else 0.0
-
-
-def _size(image: Image) -> tuple[int, int]:
-    return image.shape[0], image.shape[1]

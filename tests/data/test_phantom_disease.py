@@ -9,6 +9,8 @@ from vertinst.data import phantom_changes as changes
 from vertinst.data.phantom import PhantomStyle, draw_patient, film_regions, take_film
 from vertinst.data.phantom_bones import cement_solids, skeleton
 from vertinst.data.phantom_disease import Disease, apply_disease
+from vertinst.data.phantom_projection import draw_view
+from vertinst.data.phantom_truth import corners_px
 from vertinst.errors import DataError
 from vertinst.structures.measures import CORNERS
 
@@ -166,3 +168,13 @@ def test_fractured_vertebrae_are_cemented_first():
     for seed in range(8):
         _, truth = apply_disease(np.random.default_rng(seed), anatomy, Disease(fracture_share=1.0, cement_share=1.0))
         assert truth["cemented"][0]["level"] == truth["fractures"][0]["level"]
+
+
+def test_a_spine_bent_by_many_fractures_still_fits_on_the_film():
+    for number in range(1, 21):
+        anatomy = draw_patient(10, number, PLAIN).anatomy
+        for level in ("L5", "L3", "L2"):
+            anatomy = changes.fracture(anatomy, level, "wedge", 0.5)
+        corners = corners_px(anatomy, draw_view(np.random.default_rng(number), anatomy, PLAIN))
+        points = np.concatenate([corners[level] for level in ("L1", "L3", "L5", "S1")])
+        assert ((points > 0) & (points < (384, 512))).all()

@@ -65,7 +65,8 @@ def draw_view(rng: Generator, anatomy: Anatomy, style: PhantomStyle) -> View:
     parallel = rng.random() < style.parallel_share
     top, bottom = _spine_extent(anatomy, pose)
     span = (bottom[1] - top[1]) * (rng.uniform(0.82, 0.97) if close else rng.uniform(1.05, 1.32))
-    spacing = span / rows
+    # A spine bent by slips or fractures may not fit sideways: room for 20 mm in front and behind.
+    spacing = max(span / rows, (bottom[0] - top[0] + 40) / columns)
     slack = max(0.0, rows - (bottom[1] - top[1]) / spacing)
     lowest = rows - (slack * rng.uniform(0.25, 0.8) if not close else rows * 0.03)
     middle = (top[0] + bottom[0]) / 2 + rng.normal(0, 9)

@@ -99,6 +99,8 @@ def test_fractures_are_on_the_film_what_the_truth_says():
             for name, (top, bottom) in (("anterior", (0, 3)), ("posterior", (1, 2))):
                 shown = np.linalg.norm(points[top] - points[bottom])
                 assert shown == pytest.approx(entry[f"height_{name}_mm"], rel=0.015)
+            top, bottom = np.array(truth["middles_px"][entry["level"]]) * truth["pixel_spacing_mm"]
+            assert np.linalg.norm(top - bottom) == pytest.approx(entry["height_middle_mm"], rel=0.02)
             part = {"wedge": "anterior", "biconcave": "middle", "crush": "posterior"}[entry["kind"]]
             was = changes.heights(healthy.vertebrae[entry["level"]])[part]
             assert entry[f"height_{part}_mm"] == pytest.approx((1 - entry["loss"]) * was, abs=0.02)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vertinst.data.phantom_anatomy import Anatomy, Variant, draw_anatomy, draw_variant
+from vertinst.data.phantom_anatomy import FIVE_LUMBAR, Anatomy, Variant, draw_anatomy, draw_variant
 from vertinst.data.phantom_bones import as_seen, surface_solids
 from vertinst.data.phantom_disease import apply_disease
 from vertinst.data.phantom_film import Exposure, develop, draw_exposure, to_pixels
@@ -19,12 +19,21 @@ from vertinst.data.phantom_scoliosis import bend
 from vertinst.data.phantom_solids import Points, Solid
 from vertinst.data.phantom_style import PhantomStyle
 from vertinst.data.phantom_tissue import bone_grain, tissue_integral
-from vertinst.data.phantom_truth import Region, bone_regions, corners_px, largest_cobb, lordosis_deg, metal_regions
+from vertinst.data.phantom_truth import (
+    Region,
+    bone_regions,
+    corners_px,
+    largest_cobb,
+    lordosis_deg,
+    metal_regions,
+    middles_px,
+)
 
 __all__ = ["PhantomFilm", "PhantomPatient", "draw_patient", "film_regions", "take_film"]
 
 _VARIANT, _DISEASE, _CURVE, _PLACE, _FOLLOW_UP = 1, 2, 3, 4, 5
 _METAL_STEP_MM = 1.0
+_ROOM_MM = 20.0
 
 
 @dataclass(frozen=True)
@@ -163,7 +172,9 @@ def _draw_film(
 ) -> tuple[np.random.Generator, View, Exposure]:
     """How a film is taken, and the generator that goes on to draw its pixels."""
     rng = _stream(seed, patient.number, film_number)
-    view = draw_view(rng, patient.anatomy, style)
+    # A spine bent by slips or fractures may not fit sideways. Usual ones stay as they were drawn ever since.
+    unusual = bool(patient.disease or patient.changes) or patient.anatomy.variant != FIVE_LUMBAR
+    view = draw_view(rng, patient.anatomy, style, room_mm=_ROOM_MM if unusual else None)
     exposure = draw_exposure(rng, view.size, view.facing, style)
     if patient.anatomy.variant.view == "ap":
         exposure = replace(exposure, marker="L")
@@ -212,6 +223,9 @@ def _truth(
         "levels": [region.level for region in bones],
         "visible": {region.level: round(region.visible, 4) for region in bones},
         "corners_px": {level: np.round(points, 3).tolist() for level, points in corners.items()},
+        "middles_px": {
+            level: np.round(points, 3).tolist() for level, points in middles_px(patient.anatomy, view).items()
+        },
         **_angles(corners, variant),
         "implants": [
             {"class": implant.category, "levels": list(implant.levels), "side": implant.side}

@@ -104,6 +104,24 @@ def corners_px(anatomy: Anatomy, view: View) -> dict[str, Points]:
     return result
 
 
+def middles_px(anatomy: Anatomy, view: View) -> dict[str, Points]:
+    """Projected middles of the endplates of the named bodies, superior then inferior, each (2, 2) xy px.
+
+    Each lies half-way between its corners, and as far inside the body as a biconcave fracture has sunk the endplate
+    (`BodyShape.collapse_mm`), which antero-posterior films do not show. The shallow bowl of a sound endplate does not
+    count: the rims at its sides hide it.
+    """
+    result = {}
+    lateral = anatomy.variant.view == "lateral"
+    for level in (*reversed(anatomy.lumbar_levels), *SACRAL_LEVELS):
+        vertebra = anatomy.vertebrae[level]
+        corners = vertebra.shape.corners_mm()
+        sunk = vertebra.shape.collapse_mm if lateral else (0.0, 0.0)
+        middles = (corners[[0, 3]] + corners[[1, 2]]) / 2 + np.array([[0, sunk[0], 0], [0, -sunk[1], 0]])
+        result[level] = view.project(vertebra.frame.place(middles))
+    return result
+
+
 def cobb_deg(upper: Points, lower: Points) -> float:
     """Cobb angle between two vertebrae: superior endplate of the upper against inferior endplate of the lower (1948).
 

@@ -273,6 +273,22 @@ def test_notes_are_in_short_lines_and_the_rest_is_counted():
     assert overlay_text._lines(notes, 25, 1) == ["4 notes"]
 
 
+def test_notes_begin_with_what_holds_for_the_film():
+    size = (200, 200)
+    bone = vertebra("L5", size, (50, 50, 90, 90), flags=("low_score", "touches_border"))
+    rod = Implant("rod", 0.9, bone.box, bone.mask, ("touches_border",), ("S1", "L5"))
+    screw = replace(rod, category="screw", flags=("outside_bone",), levels=())
+    spine = Spine(size, (bone,), (rod, screw), flags=("possible_L6",), construct="posterior instrumentation L5-S1")
+    assert overlay_text._notes(spine) == [
+        "possible L6",
+        "posterior instrumentation L5-S1",
+        "L5: low score, touches border",
+        "rod S1-L5: touches border",
+        "screw: outside bone",
+    ]
+    assert overlay_text._notes(Spine(size)) == []
+
+
 def test_corners_far_off_the_film_are_no_fault():
     size = (300, 200)
     corners = np.array([[1e30, -1e30], [0, 0], [50, 50], [-1e30, 1e30]])

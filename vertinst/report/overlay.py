@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vertinst.errors import DataError
-from vertinst.report.overlay_landmarks import draw_angle, draw_landmarks, main_angle
+from vertinst.report.overlay_landmarks import SHIFT, draw_angle, draw_landmarks, fixed_point, main_angle
 from vertinst.report.overlay_text import write_angle, write_levels, write_notes
 from vertinst.structures import Instances, Spine, rle
 from vertinst.structures.rle import Rle
@@ -27,8 +27,6 @@ IMPLANT_COLOURS: dict[str, Colour] = {"screw": (213, 94, 0), "cage": (204, 121, 
 """RGB of the known metal parts; others share the last."""
 _OTHER_IMPLANT: Colour = (230, 159, 0)
 _WHITE: Colour = (255, 255, 255)
-_SHIFT = 4
-"""Bits below the pixel in cv2's drawing functions: outlines lie a fraction of a pixel apart."""
 
 
 def draw(pixels: npt.NDArray[np.float32], spine: Spine, *, truth: Instances | None = None) -> Image:
@@ -82,20 +80,14 @@ def _fill(image: Image, mask: Rle, colour: Colour, opacity: float, unit: float) 
     patch = image[top:bottom, left:right]
     mixed = patch[inside] * (1 - opacity) + np.array(colour, dtype=np.float64) * opacity
     patch[inside] = np.rint(mixed).astype(np.uint8)
-    outlines = [_fixed_point(ring) for ring in _rings(mask)]
-    cv2.polylines(image, outlines, True, colour, max(1, round(unit)), cv2.LINE_AA, _SHIFT)
+    outlines = [fixed_point(ring) for ring in _rings(mask)]
+    cv2.polylines(image, outlines, True, colour, max(1, round(unit)), cv2.LINE_AA, SHIFT)
 
 
 def _rings(mask: Rle) -> Iterator[npt.NDArray[np.float64]]:
     for part in rle.rle_to_polygons(mask):
         yield part.exterior
         yield from part.holes
-
-
-def _fixed_point(points: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
-    # Pixel centres are whole numbers for cv2 and halves for COCO.
-    fixed: npt.NDArray[np.int32] = np.rint((points - 0.5) * 2**_SHIFT).astype(np.int32)
-    return fixed.reshape(-1, 1, 2)
 
 
 def _dashes(image: Image, mask: Rle, unit: float) -> None:
@@ -109,4 +101,4 @@ def _dashes(image: Image, mask: Rle, unit: float) -> None:
         for start, stop in zip(ends[:-1:2], ends[1::2], strict=True):
             steps = np.unique(np.concatenate([[start, stop], along[(along > start) & (along < stop)]]))
             points = np.stack([np.interp(steps, along, closed[:, axis]) for axis in (0, 1)], axis=1)
-            cv2.polylines(image, [_fixed_point(points)], False, _WHITE, max(1, round(unit * 0.7)), cv2.LINE_AA, _SHIFT)
+            cv2.polylines(image, [fixed_point(points)], False, _WHITE, max(1, round(unit * 0.7)), cv2.LINE_AA, SHIFT)

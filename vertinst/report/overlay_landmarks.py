@@ -13,7 +13,7 @@ from vertinst.structures.dataset import BONE
 from vertinst.structures.measures import Body, Measure
 from vertinst.structures.spine import Spine, Vertebra
 
-__all__ = ["Angle", "Segment", "draw_angle", "draw_landmarks", "main_angle"]
+__all__ = ["SHIFT", "Angle", "Segment", "draw_angle", "draw_landmarks", "fixed_point", "main_angle"]
 
 Image: TypeAlias = npt.NDArray[np.uint8]
 Segment: TypeAlias = npt.NDArray[np.float64]
@@ -21,7 +21,8 @@ Segment: TypeAlias = npt.NDArray[np.float64]
 
 _WHITE = (255, 255, 255)
 _DARK = (10, 10, 10)
-_SHIFT = 4
+SHIFT = 4
+"""Bits below the pixel in cv2's drawing functions: outlines lie a fraction of a pixel apart."""
 _ANGLE = re.compile(r"(?P<what>lordosis|cobb)_(?P<upper>[A-Z]\d+|\+\d+)_(?P<lower>[A-Z]\d+|\+\d+)_deg")
 _LEAST_ENDPLATE = 16
 """Of shorter endplates, in thin lines, no landmarks are drawn: they would hide the bone."""
@@ -138,23 +139,24 @@ def _outside(point: npt.NDArray[np.float64], image_size: tuple[int, int]) -> flo
 
 
 def _line(image: Image, segment: Segment, width_px: float) -> None:
-    points = _fixed_point(segment)
+    points = fixed_point(segment)
     width = max(1, round(width_px))
     if width > 1:
         # On metal and on bright bone a white line alone is lost.
-        cv2.polylines(image, [points], False, _DARK, width + 2 * max(1, width // 2), cv2.LINE_AA, _SHIFT)
-    cv2.polylines(image, [points], False, _WHITE, width, cv2.LINE_AA, _SHIFT)
+        cv2.polylines(image, [points], False, _DARK, width + 2 * max(1, width // 2), cv2.LINE_AA, SHIFT)
+    cv2.polylines(image, [points], False, _WHITE, width, cv2.LINE_AA, SHIFT)
 
 
 def _dot(image: Image, point: npt.NDArray[np.float64], unit: float) -> None:
-    (x, y) = _fixed_point(point)[0, 0].tolist()
+    (x, y) = fixed_point(point)[0, 0].tolist()
     radius = max(1.0, 1.3 * unit)
-    cv2.circle(image, (x, y), round((radius + 0.5 * unit) * 2**_SHIFT), _DARK, -1, cv2.LINE_AA, _SHIFT)
-    cv2.circle(image, (x, y), round(radius * 2**_SHIFT), _WHITE, -1, cv2.LINE_AA, _SHIFT)
+    cv2.circle(image, (x, y), round((radius + 0.5 * unit) * 2**SHIFT), _DARK, -1, cv2.LINE_AA, SHIFT)
+    cv2.circle(image, (x, y), round(radius * 2**SHIFT), _WHITE, -1, cv2.LINE_AA, SHIFT)
 
 
-def _fixed_point(points: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
+def fixed_point(points: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
+    """Points (N, 2) xy px as cv2 draws them with `SHIFT`: (N, 1, 2)."""
     # Pixel centres are whole numbers for cv2 and halves for COCO. What a stranger's file places far away must not
     # overflow.
-    fixed: npt.NDArray[np.int32] = np.rint(np.clip(points - 0.5, -30_000, 60_000) * 2**_SHIFT).astype(np.int32)
+    fixed: npt.NDArray[np.int32] = np.rint(np.clip(points - 0.5, -30_000, 60_000) * 2**SHIFT).astype(np.int32)
     return fixed.reshape(-1, 1, 2)

@@ -30,7 +30,7 @@ _LEAST_UNIT = 0.65
 
 
 def write_notes(image: Image, spine: Spine, angle: Angle | None, unit: float) -> list[Box]:
-    """Write the construct and the flags into the corner where they cover least; in place.
+    """Write the flags and the construct into the corner where they cover least; in place.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -41,8 +41,7 @@ def write_notes(image: Image, spine: Spine, angle: Angle | None, unit: float) ->
     Returns:
         The places taken: none where there is nothing to say.
     """
-    flags = [*spine.flags, *(f"{v.level}: {', '.join(v.flags)}" for v in spine.vertebrae if v.flags)]
-    notes = [*([spine.construct] if spine.construct else []), *(flag.replace("_", " ") for flag in flags)]
+    notes = _notes(spine)
     if not notes:
         return []
     found = _boxes([v.mask for v in spine.vertebrae] + [i.mask for i in spine.implants])
@@ -51,6 +50,14 @@ def write_notes(image: Image, spine: Spine, angle: Angle | None, unit: float) ->
         found.append((int(left), int(top), int(right) + 1, int(bottom) + 1))
     block, corner = _notes_place(image, notes, found, max(9, round(9 * unit)))
     return [lettering.write(image, block, *corner)]
+
+
+def _notes(spine: Spine) -> list[str]:
+    """What holds for the film first: where there is little room, it is that which must be read."""
+    parts = [(v.level, v.flags) for v in spine.vertebrae]
+    parts += [(" ".join((i.category, "-".join(i.levels))).strip(), i.flags) for i in spine.implants]
+    notes = [*spine.flags, spine.construct, *(f"{name}: {', '.join(flags)}" for name, flags in parts if flags)]
+    return [note.replace("_", " ") for note in notes if note]
 
 
 def _notes_place(image: Image, notes: Sequence[str], found: Sequence[Box], font_px: int) -> tuple[Block, Place]:

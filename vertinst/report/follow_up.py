@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import resources
@@ -315,8 +316,10 @@ def _row(part: str, change: Change) -> _Row:
 
 
 def _categories(film: FilmResult, numbers: Sequence[int]) -> list[str]:
+    """Implants in words, those of the same class and levels together."""
     implants = [film.spine.implants[n] for n in numbers]
-    return [f"{i.category} {'-'.join(i.levels)}".strip() for i in implants]
+    counts = Counter(f"{i.category} {'-'.join(i.levels)}".strip() for i in implants)
+    return [name if count == 1 else f"{count} \N{MULTIPLICATION SIGN} {name}" for name, count in counts.items()]
 
 
 def _card(film: FilmResult, marked: set[str], with_picture: bool) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from vertinst.postprocess.stated import needs_anchor
 from vertinst.report import gallery
 from vertinst.report.figures import Plot, plot_curves, read_curves
 from vertinst.report.labelled import DISCLAIMER
+from vertinst.report.measure_words import measure_words
 from vertinst.report.overlay import IMPLANT_COLOURS, VERTEBRA_COLOURS
 from vertinst.report.pages import template
 from vertinst.report.results import FilmResult, read_films
@@ -62,7 +63,13 @@ def write_report(source: Path, out: Path, *, predictions: Path | None = None, me
     found = find_sources(source, predictions=predictions, metrics=metrics)
     films = read_films(found.results) if found.results else []
     scores = read_scores(found.metrics) if found.metrics else None
-    filters = {"percent": _percent, "decimal": _decimal, "pixels": _pixels, "words": _words}
+    filters = {
+        "percent": _percent,
+        "decimal": _decimal,
+        "pixels": _pixels,
+        "words": _words,
+        "measure_words": measure_words,
+    }
     write_text(out, template("report.html.j2", filters).render(_contents(source, found, films, scores)))
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from vertinst.postprocess.contours import Points, even_samples
 from vertinst.postprocess.sides import rough_corners
 
-__all__ = ["CORRELATION", "NOISE", "SQUARE", "BodyShape", "fit_corners", "lumbar_and_sacral"]
+__all__ = ["CORRELATION", "NOISE", "SQUARE", "BodyShape", "fit_corners", "lumbar_and_sacral", "shape_begins"]
 
 NOISE = 0.0147
 """SD by which outlines differ, as a share of the square root of a body's area: 1.5 px on films of 1024 px height."""
@@ -42,7 +42,7 @@ _ANGLES = (np.arange(_RAYS) + 0.5) / _RAYS * 2 * np.pi - np.pi
 _CORNER_SD = 0.3
 # Bulge superior, inferior; waist anterior, posterior; rims in the order of CORNERS: means of a lumbar body and of a
 # sacral one, and their SDs. Anterior walls are more hollow than posterior ones, and their rims stand out.
-_LUMBAR = np.array([0.04, 0.04, 0.10, 0.05, 0.05, 0.0, 0.0, 0.05])
+_LUMBAR = np.array([0.04, 0.04, 0.10, 0.05, 0.03, 0.0, 0.0, 0.03])
 _SACRAL = np.array([0.04, 0.04, 0.03, 0.02, 0.0, 0.0, 0.0, 0.0])
 _SPREAD = np.array([0.07, 0.07, 0.06, 0.04, 0.04, 0.03, 0.03, 0.04])
 _BULGES_AGREE = 0.5
@@ -78,29 +78,34 @@ class BodyShape(NamedTuple):
     rough: Points
 
 
-def fit_corners(local: Points, rough: Points, shapes: BodyShape) -> Points:
+def fit_corners(local: Points, corners: Points, shape: BodyShape) -> Points:
     """Corners (B, 4, 2) of outlines.
 
     Args:
         local: (B, V, 2) outlines around the origin: anterior, superior.
-        rough: (B, 4, 2) where lines through their sides meet.
-        shapes: The prior of each, every attribute with a leading axis of B.
+        corners: (B, 4, 2) to begin with.
+        shape: The prior.
     """
-    corners = _out_of(rough, _into(shapes.rough, np.broadcast_to(SQUARE, rough.shape)))
+    if len(local) == 0:
+        return np.zeros((0, 4, 2))
     for _ in range(_ROUNDS):
-        off = _radii(_into(corners, local)) - shapes.radii
-        moved = _matched(off, shapes)[:, :8].reshape(-1, 4, 2)
+        off = _radii(_into(corners, local)) - shape.radii
+        moved = _matched(off, shape)[:, :8].reshape(-1, 4, 2)
         corners = _out_of(corners, SQUARE + np.clip(moved, -_FURTHEST, _FURTHEST))
     return corners
 
 
-def _matched(off: Points, shapes: BodyShape) -> Points:
+def shape_begins(rough: Points, shape: BodyShape) -> Points:
+    """Corners (B, 4, 2) of the typical body where straight lines through its sides meet at `rough`."""
+    return _out_of(rough, np.broadcast_to(_into(shape.rough[None], SQUARE[None]), rough.shape))
+
+
+def _matched(off: Points, shape: BodyShape) -> Points:
     """Parameters (B, 16) of deviations (B, R), large ones clipped against what the parameters explain."""
-    parameters = (shapes.gain @ off[..., None])[..., 0]
+    parameters = off @ shape.gain.T
     for _ in range(2):
-        explained = (shapes.slopes @ parameters[..., None])[..., 0]
-        clipped = explained + np.clip(off - explained, -_CLIP * shapes.sd, _CLIP * shapes.sd)
-        parameters = (shapes.gain @ clipped[..., None])[..., 0]
+        explained = parameters @ shape.slopes.T
+        parameters = (explained + np.clip(off - explained, -_CLIP * shape.sd, _CLIP * shape.sd)) @ shape.gain.T
     return np.asarray(parameters, dtype=np.float64)
 
 
@@ -121,11 +126,13 @@ def _out_of(corners: Points, places: Points) -> Points:
 def _into(corners: Points, points: Points) -> Points:
     """The reverse of `_out_of`, by fixed points: quadrilaterals are nearly parallelograms."""
     terms = _bilinear(corners)
-    inverse = np.linalg.pinv(terms[:, 1:3])
+    (a, b), (c, d) = terms[:, 1:3].transpose(1, 2, 0)
+    area = a * d - b * c
+    inverse = np.array([[d, -b], [-c, a]]).transpose(2, 0, 1) / np.where(np.abs(area) < 1e-6, 1e-6, area)[:, None, None]
     straight = (points - terms[:, :1]) @ inverse
     bent = terms[:, 3:] @ inverse
     places = straight
-    for _ in range(5):
+    for _ in range(3):
         places = straight - np.clip(places[..., :1] * places[..., 1:], -2, 2) * bent
     return np.asarray(places, dtype=np.float64)
 
@@ -145,10 +152,9 @@ def _radii(places: Points) -> Points:
 
 
 @cache
-def lumbar_and_sacral() -> BodyShape:
-    """The shapes of lumbar and of sacral bodies, every attribute with a leading axis of 2."""
-    both = [_shape(_LUMBAR), _shape(_SACRAL)]
-    return BodyShape(*(np.stack(values) for values in zip(*both, strict=True)))
+def lumbar_and_sacral() -> tuple[BodyShape, BodyShape]:
+    """The shapes of lumbar and of sacral bodies."""
+    return _shape(_LUMBAR), _shape(_SACRAL)
 
 
 def _shape(mean: Points) -> BodyShape:

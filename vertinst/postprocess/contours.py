@@ -14,7 +14,7 @@ __all__ = ["SAMPLES", "body_outline", "disturb", "even_samples", "opened"]
 
 Points = npt.NDArray[np.float64]
 
-SAMPLES = 256
+SAMPLES = 192
 """Points of an outline."""
 
 LEAST_AREA_PX2 = 24
@@ -126,6 +126,8 @@ def disturb(outline: Points, count: int, *, sd_px: float, correlation_px: float,
         correlation_px: l.
         rng: Source of the noise.
     """
+    if count == 0:
+        return np.zeros((0, *outline.shape))
     size = len(outline)
     step_px = float(np.linalg.norm(np.roll(outline, -1, axis=0) - outline, axis=1).mean())
     frequency = np.fft.rfftfreq(size, d=step_px)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from vertinst.postprocess.body_shape import CORRELATION, NOISE, BodyShape, fit_corners, lumbar_and_sacral
-from vertinst.postprocess.contours import Points, body_outline, disturb
+from vertinst.postprocess.body_shape import CORRELATION, NOISE, fit_corners, lumbar_and_sacral, shape_begins
+from vertinst.postprocess.contours import SAMPLES, Points, body_outline, disturb, even_samples
 from vertinst.postprocess.sides import rough_corners
 from vertinst.structures import Rle
 from vertinst.structures.measures import Orientation
 
-__all__ = ["find_corners", "sample_corners"]
+__all__ = ["corners_with_samples", "find_corners", "sample_corners"]
 
 _LUMBAR_TILT_DEG = 0.0
 _SACRAL_TILT_DEG = 40.0
 """Usual direction of the superior endplate's normal, from `up` towards `anterior`. A sacral slope of 40 degrees is the
 mean of healthy adults (Vialle et al. 2005, doi 10.2106/JBJS.D.02043: 41 +- 8)."""
+_LONG = 1.3
+"""Height over depth above which a sacral mask holds more than S1, which is about as high as deep."""
+_S1_HEIGHT = 0.85
+"""Height of S1 as a share of the depth of its endplate."""
 
 
 def find_corners(mask: Rle, orientation: Orientation, *, sacral: bool = False) -> Points | None:
@@ -24,44 +28,81 @@ def find_corners(mask: Rle, orientation: Orientation, *, sacral: bool = False) -
     Args:
         mask: RLE of the vertebra; processes and loose parts may be in it, and it may be cut by the film's border: then
             these are the corners of what is seen.
-        orientation: How the body lies on the film.
-        sacral: The mask is S1, or the whole sacrum: corners 0 and 1 are those of the endplate that faces L5, 2 and 3
+        orientation: How the body lies on the film, to within 45 degrees.
+        sacral: The mask is S1, or more of the sacrum: corners 0 and 1 are those of the endplate that faces L5, 2 and 3
             the lower end.
 
     Returns:
         (4, 2) float64 xy px in the order of `CORNERS`; None for an empty mask, one of a few pixels, and a line.
     """
-    outline = body_outline(mask)
-    return None if outline is None else _corners(outline[None], orientation, sacral)[0]
+    both = corners_with_samples(mask, orientation, sacral=sacral, count=0)
+    return None if both is None else both[0]
 
 
 def sample_corners(
     mask: Rle, orientation: Orientation, *, sacral: bool = False, count: int = 16, seed: int = 0
 ) -> Points | None:
-    """Corners of a body when its outline is drawn `count` times with smooth noise (`NOISE`, `CORRELATION`).
+    """Corners of a body when its outline is drawn `count` times, (count, 4, 2) float64 xy px.
+
+    As the second of `corners_with_samples`; None where `find_corners` finds none.
+    """
+    both = corners_with_samples(mask, orientation, sacral=sacral, count=count, seed=seed)
+    return None if both is None else both[1]
+
+
+def corners_with_samples(
+    mask: Rle, orientation: Orientation, *, sacral: bool = False, count: int = 16, seed: int = 0
+) -> tuple[Points, Points] | None:
+    """Corners of a body, and those of the same outline drawn again with smooth noise (`NOISE`, `CORRELATION`).
 
     Args:
         mask: RLE of the vertebra.
-        orientation: How the body lies on the film.
+        orientation: As for `find_corners`.
         sacral: As for `find_corners`.
-        count: Number of outlines, 0 or more.
+        count: Number of outlines with noise, 0 or more.
         seed: Of the noise: the same mask and seed give the same corners, whatever else is on the film.
 
     Returns:
-        (count, 4, 2) float64 xy px; None where `find_corners` finds none.
+        (4, 2) and (count, 4, 2) float64 xy px; None where `find_corners` finds none.
     """
     outline = body_outline(mask)
     if outline is None:
         return None
     size_px = _size_px(outline)
     drawn = disturb(
-        outline,
-        count,
-        sd_px=NOISE * size_px,
-        correlation_px=CORRELATION * size_px,
-        rng=np.random.default_rng(seed),
+        outline, count, sd_px=NOISE * size_px, correlation_px=CORRELATION * size_px, rng=np.random.default_rng(seed)
     )
-    return _corners(drawn, orientation, sacral)
+    corners, samples = _fitted(outline, drawn, orientation, sacral)
+    if sacral and _is_long(corners):
+        # Several sacral bodies in one mask: the endplate is that of the uppermost, which alone looks like a body.
+        top = even_samples(_upper_part(outline, corners), SAMPLES)
+        tops = [even_samples(_upper_part(one, corners), SAMPLES) for one in drawn]
+        upper, uppers = _fitted(top, np.array(tops).reshape(-1, SAMPLES, 2), orientation, sacral)
+        corners[:2], samples[:, :2] = upper[:2], uppers[:, :2]
+    return corners, samples
+
+
+def _is_long(corners: Points) -> bool:
+    """Whether a sacral outline goes on below S1."""
+    return _height_px(corners) > _LONG * _depth_px(corners)
+
+
+def _depth_px(corners: Points) -> float:
+    return float(np.linalg.norm(corners[0] - corners[1]))
+
+
+def _height_px(corners: Points) -> float:
+    return float(np.linalg.norm((corners[0] + corners[1] - corners[2] - corners[3]) / 2))
+
+
+def _upper_part(outline: Points, corners: Points) -> Points:
+    """The part (V, 2) of an outline that is as high as an S1 of the endplate's depth."""
+    down = (corners[2] + corners[3] - corners[0] - corners[1]) / (2 * _height_px(corners))
+    limit = (corners[0] + corners[1]) @ down / 2 + _S1_HEIGHT * _depth_px(corners)
+    beyond = outline @ down - limit
+    # What lies below is laid onto the cutting line.
+    cut: Points = outline - np.maximum(beyond, 0)[:, None] * down
+    return cut
 
 
 def _size_px(outline: Points) -> float:
@@ -70,31 +111,29 @@ def _size_px(outline: Points) -> float:
     return float(np.sqrt(abs((outline[:, 0] * following[:, 1] - outline[:, 1] * following[:, 0]).sum()) / 2))
 
 
-def _corners(outlines: Points, orientation: Orientation, sacral: bool) -> Points:
-    """Corners (B, 4, 2) of outlines (B, V, 2), xy px."""
-    if len(outlines) == 0:
-        return np.zeros((0, 4, 2))
-    centre = outlines.mean(axis=1, keepdims=True)
-    axes = _axes(outlines, orientation, sacral)
-    local = (outlines - centre) @ np.swapaxes(axes, 1, 2)
-    shapes = BodyShape(*(values[[int(sacral)]] for values in lumbar_and_sacral()))
-    return np.asarray(fit_corners(local, rough_corners(local), shapes) @ axes + centre, dtype=np.float64)
+def _fitted(outline: Points, drawn: Points, orientation: Orientation, sacral: bool) -> tuple[Points, Points]:
+    """Corners of an outline (V, 2) and, beginning with them, of outlines (B, V, 2) like it."""
+    centre = outline.mean(axis=0)
+    axes = _axes(outline, orientation, sacral)
+    shape = lumbar_and_sacral()[int(sacral)]
+    local = (outline[None] - centre) @ axes.T
+    corners = fit_corners(local, shape_begins(rough_corners(local), shape), shape)
+    samples = fit_corners((drawn - centre) @ axes.T, np.repeat(corners, len(drawn), axis=0), shape)
+    return corners[0] @ axes + centre, samples @ axes + centre
 
 
-def _axes(outlines: Points, orientation: Orientation, sacral: bool) -> Points:
-    """Anterior and superior unit vectors of bodies, (B, 2, 2) xy.
+def _axes(outline: Points, orientation: Orientation, sacral: bool) -> Points:
+    """Anterior and superior unit vectors of a body, (2, 2) xy.
 
     A body has two directions of sides, at right angles: the direction of its outline, taken fourfold so that all sides
     agree, averaged over its length. Of the four ways round, the one nearest to what is usual is taken.
     """
-    along = np.roll(outlines, -2, axis=1) - np.roll(outlines, 2, axis=1)
-    steps = along[..., 0] + 1j * along[..., 1]
-    turn = np.angle((steps**4 / np.maximum(np.abs(steps), 1e-12) ** 3).sum(axis=1)) / 4
-    turns = turn[:, None] + np.arange(4) * (np.pi / 2)
+    along = np.roll(outline, -2, axis=0) - np.roll(outline, 2, axis=0)
+    steps = along[:, 0] + 1j * along[:, 1]
+    turn = np.angle((steps**4 / np.maximum(np.abs(steps), 1e-12) ** 3).sum()) / 4
+    turns = turn + np.arange(4) * (np.pi / 2)
     ways = np.stack([np.cos(turns), np.sin(turns)], axis=-1)
     tilt = np.radians(_SACRAL_TILT_DEG if sacral else _LUMBAR_TILT_DEG)
-    usual = np.cos(tilt) * orientation.up + np.sin(tilt) * orientation.anterior
-    superior = ways[np.arange(len(ways)), (ways @ usual).argmax(axis=1)]
-    anterior = np.stack([-superior[:, 1], superior[:, 0]], axis=-1)
+    x, y = ways[(ways @ (np.cos(tilt) * orientation.up + np.sin(tilt) * orientation.anterior)).argmax()]
     mirrored = orientation.up[0] * orientation.anterior[1] - orientation.up[1] * orientation.anterior[0] < 0
-    return np.stack([-anterior if mirrored else anterior, superior], axis=1)
+    return np.array([[y, -x] if mirrored else [-y, x], [x, y]])

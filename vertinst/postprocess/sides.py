@@ -12,7 +12,7 @@ _STRAIGHT = 0.8
 """Share of a side, around its middle, to which its line is fitted: corners are round, and rims stand out."""
 _STRAY = 0.04
 """Distance from a line, as a share of the body's size, at which a point counts a quarter."""
-_ROUNDS = 3
+_ROUNDS = 2
 
 
 def rough_corners(local: Points) -> Points:

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from vertinst.postprocess.chain import centroids_xy
 from vertinst.postprocess.construct import describe_construct
 from vertinst.postprocess.morphometry import are_neighbours
 from vertinst.structures import Implant, Rle, Vertebra, rle
@@ -45,6 +44,16 @@ class _Patch:
     @classmethod
     def of(cls, mask: Rle) -> _Patch:
         return cls(*rle.decode_crop(mask))
+
+    def meets(self, other: _Patch) -> bool:
+        """Whether the boxes overlap."""
+        return all(
+            a < b + d and b < a + c
+            for a, b, c, d in (
+                (self.left, other.left, self.inside.shape[1], other.inside.shape[1]),
+                (self.top, other.top, self.inside.shape[0], other.inside.shape[0]),
+            )
+        )
 
     def overlap(self, other: _Patch) -> Mask:
         """Which pixels of this patch are in the other, too."""
@@ -94,7 +103,8 @@ def relate_implants(vertebrae: Sequence[Vertebra], implants: Sequence[Implant]) 
     plain = [_without(implant) for implant in implants]
     if not vertebrae:
         return tuple(plain), describe_construct(plain, [])
-    chain = _Chain([_Patch.of(v.mask) for v in vertebrae], centroids_xy([v.mask for v in vertebrae]), vertebrae)
+    bodies = [_Patch.of(v.mask) for v in vertebrae]
+    chain = _Chain(bodies, np.array([body.points().mean(axis=0) for body in bodies]), vertebrae)
     patches = [_Patch.of(implant.mask) for implant in plain]
     seated: dict[int, tuple[list[int], list[str]]] = {}
     for place, implant in enumerate(plain):
@@ -138,12 +148,13 @@ class _Chain:
 
 def _seat_screw(screw: _Patch, chain: _Chain) -> tuple[list[int], list[str]]:
     """The vertebra that holds a screw, if any, and the screw's flags."""
-    size = max(int(screw.inside.sum()), 1)
-    for solid in (False, True):
-        covered = [screw.overlap(patch.hull() if solid else patch) for patch in chain.patches]
+    near = [i for i, patch in enumerate(chain.patches) if screw.meets(patch)]
+    best, share = -1, 0.0
+    for solid in (False, True) if near else ():
+        covered = [screw.overlap(chain.patches[i].hull() if solid else chain.patches[i]) for i in near]
         tip = _tip(screw, covered)
-        best = max(range(len(covered)), key=lambda i: (int((covered[i] & tip).sum()), int(covered[i].sum()), -i))
-        share = int(covered[best].sum()) / size
+        most = max(range(len(near)), key=lambda i: (int((covered[i] & tip).sum()), int(covered[i].sum()), -i))
+        best, share = near[most], int(covered[most].sum()) / int(screw.inside.sum())
         if share >= BONE_SHARE:
             return [best], []
     return ([best] if share >= _LEAST_SHARE else []), ["outside_bone"]
@@ -171,7 +182,7 @@ def _tip(screw: _Patch, covered: Sequence[Mask]) -> Mask:
 def _seat_cage(cage: _Patch, chain: _Chain) -> tuple[list[int], list[str]]:
     """The vertebrae around the disc space of a cage, from below, and the cage's flags."""
     centre = cage.points().mean(axis=0)
-    inside = max(float(cage.overlap(patch).sum()) for patch in chain.patches) / max(int(cage.inside.sum()), 1)
+    inside = max(float(cage.overlap(patch).sum()) for patch in chain.patches) / int(cage.inside.sum())
     flags = ["outside_disc"] if inside > DISC_SHARE else []
     pair = _pair_around(centre, chain)
     if pair is None:

@@ -108,10 +108,19 @@ def are_neighbours(lower: str, upper: str) -> bool:
 
 def _measure(values: Points) -> Measure | None:
     """The first of (1 + S) values with the standard deviation of the others, or None where it is not finite."""
-    if not np.isfinite(values[0]):
-        return None
-    spread = float(values[1:].std(ddof=1)) if len(values) > 2 else float("nan")
-    return Measure(float(values[0]), spread if np.isfinite(spread) else None)
+    return _measures({"": values[:, None]})[""][0]
+
+
+def _measures(values: Mapping[str, Points]) -> dict[str, list[Measure | None]]:
+    """The same for K things at once: values (1 + S, K) by name."""
+    result = {}
+    for name, array in values.items():
+        spreads = array[1:].std(axis=0, ddof=1) if len(array) > 2 else np.full(array.shape[1], np.nan)
+        result[name] = [
+            Measure(value, spread if np.isfinite(spread) else None) if np.isfinite(value) else None
+            for value, spread in zip(array[0].tolist(), spreads.tolist(), strict=True)
+        ]
+    return result
 
 
 def _with_mm(values: Mapping[str, Measure | None], scale: Scale | None) -> dict[str, Measure]:
@@ -127,6 +136,7 @@ def _bodies(spine: Spine, orientation: Orientation, marks: Landmarks) -> list[Bo
     values = body_values(marks.corners, marks.middles[..., 0, :], marks.middles[..., 1, :], side_of(orientation))
     values["crush_ratio"] = values["height_posterior_px"] / _of_neighbours(spine, values["height_posterior_px"])
     values["tilt_deg"] = tilt_deg(marks.corners, orientation)
+    measures = _measures(values)
     result: list[Body | None] = []
     for place, vertebra in enumerate(spine.vertebrae):
         found, sampled = marks.found_px[place], marks.sampled_px[place]
@@ -135,7 +145,7 @@ def _bodies(spine: Spine, orientation: Orientation, marks: Landmarks) -> list[Bo
             continue
         sacral = vertebra.category == "sacral"
         names = _SACRAL_VALUES if sacral else tuple(values)
-        mine = _with_mm({name: _measure(values[name][:, place]) for name in names}, spine.scale)
+        mine = _with_mm({name: measures[name][place] for name in names}, spine.scale)
         grades = {} if sacral or spine.view != "lateral" else _genant(mine)
         result.append(Body(found, _spread_px(sampled), mine, grades, find_osteophytes(vertebra.mask, found)))
     return result
@@ -182,9 +192,10 @@ def _discs(spine: Spine, marks: Landmarks, side: int) -> tuple[Disc, ...]:
     values = disc_values(corners[:, upper], corners[:, lower], middles[:, upper, 1], middles[:, lower, 0], side)
     if spine.view != "lateral":
         del values["slip_percent"]
+    measures = _measures(values)
     result = []
     for place in range(len(pairs)):
-        mine = _with_mm({name: _measure(value[:, place]) for name, value in values.items()}, spine.scale)
+        mine = _with_mm({name: all_[place] for name, all_ in measures.items()}, spine.scale)
         grades = {"meyerding_grade": meyerding_grade(mine["slip_percent"].value)} if "slip_percent" in mine else {}
         if mine:
             above, below = (spine.vertebrae[int(i)].level for i in (upper[place], lower[place]))

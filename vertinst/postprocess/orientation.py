@@ -29,6 +29,8 @@ _METAL, _METAL_MOST = 0.25, 3.0
 _LORDOTIC = 6
 # Above this skewness the outline holds posterior elements, and its height in front and behind says nothing of wedging.
 _PROCESSES = 0.15
+# Of larger masks every other row and column is enough.
+_COARSE_PX2 = 2000
 # A sacrum in one piece is longer than deep, a single body less high than deep.
 _LONG = 1.35
 _CLEAR = 1.12
@@ -197,7 +199,11 @@ def _moments(mask: Rle, up: Points) -> tuple[float, float]:
     With a along the depth and h along the height, from the centre: mean(a^3) / sd(a)^3, and the correlation of a with
     h^2, mean(a h^2) / (sd(a) var(h)).
     """
-    rows, columns = np.nonzero(rle.decode_crop(mask)[0])
+    patch = rle.decode_crop(mask)[0]
+    step = 2 if patch.size > _COARSE_PX2 else 1
+    rows, columns = np.nonzero(patch[::step, ::step])
+    if len(rows) == 0:
+        return 0.0, 0.0
     x, y = columns - columns.mean(), rows - rows.mean()
     depth, height = -x * up[1] + y * up[0], x * up[0] + y * up[1]
     squares, high = depth**2, height**2

@@ -177,6 +177,7 @@ def test_a_spine_bent_by_many_fractures_still_fits_on_the_film():
         anatomy = draw_patient(10, number, PLAIN).anatomy
         for level in ("L5", "L3", "L2"):
             anatomy = changes.fracture(anatomy, level, "wedge", 0.5)
-        corners = corners_px(anatomy, draw_view(np.random.default_rng(number), anatomy, PLAIN))
+        view = draw_view(np.random.default_rng(number), anatomy, PLAIN, room_mm=20.0)
+        corners = corners_px(anatomy, view)
         points = np.concatenate([corners[level] for level in ("L1", "L3", "L5", "S1")])
         assert ((points > 0) & (points < (384, 512))).all()

@@ -54,8 +54,15 @@ class View:
         return projected
 
 
-def draw_view(rng: Generator, anatomy: Anatomy, style: PhantomStyle) -> View:
-    """Draw pose, zoom and position such that S1 is in view and T12 as well unless a close-up is drawn."""
+def draw_view(rng: Generator, anatomy: Anatomy, style: PhantomStyle, *, room_mm: float | None = None) -> View:
+    """Draw pose, zoom and position such that S1 is in view and T12 as well unless a close-up is drawn.
+
+    Args:
+        rng: Drawn from.
+        anatomy: The patient.
+        style: Size of the film, and the shares of close-ups and of parallel rays.
+        room_mm: Least room in front of and behind the spine; None leaves it to chance.
+    """
     rows, columns = style.height_px, style.width_px
     close = rng.random() < style.close_up_share
     facing = "right" if rng.random() < 0.5 else "left"
@@ -65,8 +72,9 @@ def draw_view(rng: Generator, anatomy: Anatomy, style: PhantomStyle) -> View:
     parallel = rng.random() < style.parallel_share
     top, bottom = _spine_extent(anatomy, pose)
     span = (bottom[1] - top[1]) * (rng.uniform(0.82, 0.97) if close else rng.uniform(1.05, 1.32))
-    # A spine bent by slips or fractures may not fit sideways: room for 20 mm in front and behind.
-    spacing = max(span / rows, (bottom[0] - top[0] + 40) / columns)
+    spacing = span / rows
+    if room_mm is not None:
+        spacing = max(spacing, (bottom[0] - top[0] + 2 * room_mm) / columns)
     slack = max(0.0, rows - (bottom[1] - top[1]) / spacing)
     lowest = rows - (slack * rng.uniform(0.25, 0.8) if not close else rows * 0.03)
     middle = (top[0] + bottom[0]) / 2 + rng.normal(0, 9)

@@ -219,6 +219,7 @@ class _Labelling:
     def __init__(self, masks: Sequence[Rle], found: Detections, anchor: Anchor | None, options: LabelOptions) -> None:
         self.masks, self.found, self.anchor, self.options = masks, found, anchor, options
         self.flags: list[str] = []
+        self.target = self._anchored_detection()
         self.readings = self._readings()
 
     def levels(self) -> Levels:
@@ -238,7 +239,8 @@ class _Labelling:
     def _readings(self) -> list[_Reading]:
         readings = [r for chain in read_chains(self.found) for r in self._named(chain)]
         if self.anchor is not None and self.anchor.position == "at":
-            hit = [r for r in readings if self.anchor.level in r.names]
+            target, level = self.target, self.anchor.level
+            hit = [r for r in readings if (target, level) in list(zip(r.order, r.names, strict=True))]
             readings = hit or readings
             self.flags += [] if hit else ["anchor_missed"]
         return readings
@@ -276,16 +278,15 @@ class _Labelling:
             return by_sacrum
         if self.anchor.point_px is None:
             return _below(self.anchor.level, chain.steps[0]) if chain.steps else by_sacrum
-        target = self._anchored_detection()
-        if target in chain.chain:
-            return _below(self.anchor.level, chain.steps[chain.chain.index(target)])
+        if self.target in chain.chain:
+            return _below(self.anchor.level, chain.steps[chain.chain.index(self.target)])
         below = dict(_sacral_places(chain))
-        return level_above(self.anchor.level, 1 + below[target]) if target in below else by_sacrum
+        return level_above(self.anchor.level, 1 + below[self.target]) if self.target in below else by_sacrum
 
     def _anchored_detection(self) -> int | None:
         """The detection under the anchor's point, the smallest of several; else the nearest within half a body."""
-        assert self.anchor is not None
-        assert self.anchor.point_px is not None
+        if self.anchor is None or self.anchor.point_px is None:
+            return None
         point = np.array(self.anchor.point_px)
         column, row = (int(v) for v in point)
         height, width = self.masks[0]["size"]

@@ -24,6 +24,8 @@ from vertinst.structures.measures import VIEWS
 __all__ = ["SpineOptions", "build_spine", "relabel"]
 
 _OF_LABELLING = ("recovered", "dropped")
+_DOUBLE = 0.3
+"""Share of the smaller that an extra detection shares with a vertebra of the chain where it is its double."""
 _REASONS = {"extra": "no_place_in_the_chain", "beyond_levels": "no_name_left"}
 
 
@@ -189,24 +191,33 @@ class _Film:
                 self.flags[index] = [*self._flags(index), "recovered"]
                 what = describe(self.found, self.categories, index)
                 self.log.append({"event": "recovered", "recovered": what, "level": level, "reason": "fits_gap"})
-        reason = "beyond_levels" if "beyond_levels" in levels.flags else "extra"
+        flag = "beyond_levels" if "beyond_levels" in levels.flags else "extra"
+        doubles = self._doubles(extra, order)
         for index in extra:
-            self.flags[index].append(reason)
-            self.log.append(
-                {
-                    "event": "dropped",
-                    "removed": describe(self.found, self.categories, index),
-                    "reason": _REASONS[reason],
-                }
-            )
+            self.flags[index].append(flag)
+            event = {"event": "dropped", "removed": describe(self.found, self.categories, index)}
+            if index in doubles:
+                by = describe(self.found, self.categories, doubles[index])
+                self.log.append({**event, "by": by, "reason": "doubles_a_vertebra"})
+            else:
+                self.log.append({**event, "reason": _REASONS[flag]})
         doubled = [
             event["by"]
             for event in self.log
-            if event["event"] == "suppressed" and event["removed"]["score"] >= self.options.score_threshold
+            if "by" in event and event["removed"]["score"] >= self.options.score_threshold
         ]
         for index in order:
             if describe(self.found, self.categories, index) in doubled:
                 self.flags[index].append("duplicate_suppressed")
+
+    def _doubles(self, extra: list[int], order: list[int]) -> dict[int, int]:
+        """Of the extra ones those that show a vertebra of the chain once more, and which."""
+        if not extra or not order:
+            return {}
+        masks = self.found.masks
+        shared = rle.intersection_over_smaller([masks[i] for i in extra], [masks[i] for i in order])
+        best = shared.argmax(axis=1).tolist()
+        return {i: order[k] for n, (i, k) in enumerate(zip(extra, best, strict=True)) if shared[n, k] > _DOUBLE}
 
     def _fields(self, index: int) -> dict[str, Any]:
         return {

@@ -564,6 +564,7 @@ def predict(
     pixel_spacing_mm: PixelSpacing = None,
     score: Annotated[float, typer.Option(help="Lowest score of an instance.")] = 0.5,
     classes: Merged = "bone",
+    class_masks: Annotated[bool, typer.Option("--class-masks", help="Also write a mask of each class.")] = False,
     images: Annotated[
         Path | None, typer.Option(help="Folder that file names are relative to, as for convert-via.")
     ] = None,
@@ -607,6 +608,7 @@ def predict(
             progress=progress,
             root=images,
             merged=merged_choice(classes),
+            class_masks=class_masks,
             batch_size=batch_size,
         )
     out.print(f"{several(len(paths), 'film')}: labelled JSON in {out_folder}, pictures in {out_folder / 'overlays'}")

@@ -170,6 +170,21 @@ def test_a_results_folder_keeps_sub_folders(predictor: Predictor, tmp_path: Path
     assert told[-1] == (3, 3, "predicting")
 
 
+def test_masks_of_classes_where_asked_for(predictor: Predictor, tmp_path: Path) -> None:
+    films = [write_film(tmp_path / "in" / name) for name in ("a.png", "a_lumbar.png")]
+    predict_films(predictor, films[:1], tmp_path / "one", options=OPTIONS, class_masks=True)
+    assert sorted(p.name for p in (tmp_path / "one/masks").iterdir()) == [
+        "a.png",
+        "a_lumbar.png",
+        "a_merged.png",
+        "a_sacral.png",
+    ]
+    predict_films(predictor, films, tmp_path / "two", options=OPTIONS)
+    with pytest.raises(DataError, match=r"two films would have masks of one name: a\.png and a_lumbar\.png"):
+        predict_films(predictor, films, tmp_path / "three", options=OPTIONS, class_masks=True)
+    assert not (tmp_path / "three").exists()
+
+
 def test_names_are_relative_to_the_root(predictor: Predictor, tmp_path: Path) -> None:
     film = write_film(tmp_path / "in" / "a" / "film.png")
     predict_films(predictor, [film], tmp_path / "one", options=OPTIONS)

@@ -64,6 +64,37 @@ def test_nothing_found_still_writes_all_files(tmp_path):
     assert not cv2.imread(str(paths.merged), cv2.IMREAD_UNCHANGED).any()
 
 
+def test_masks_of_classes_where_asked_for(tmp_path):
+    classes = ("lumbar", "screw", "pedicle screw/left")
+    results.write_film(tmp_path, "ward/a.png", pixels(), spine(), {}, classes=classes)
+    masks = {name: results.class_mask_path(tmp_path, "ward/a.png", name) for name in classes}
+    assert masks["pedicle screw/left"] == tmp_path / "masks/ward/a_pedicle_screw_left.png"
+    read = {name: cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for name, path in masks.items()}
+    assert {name: int((mask == 255).sum()) for name, mask in read.items()} == {
+        "lumbar": 80 * 60,
+        "screw": 100 * 20,
+        "pedicle screw/left": 0,
+    }
+    assert not results.class_mask_path(tmp_path, "ward/a.png", "sacral").exists()
+    assert [v.level for v in results.read_folder(tmp_path)["ward/a.png"].vertebrae] == ["S1", "L5"]
+
+
+@pytest.mark.parametrize(("first", "second"), [("a.png", "a_lumbar.png"), ("a_lumbar.png", "a.png")])
+def test_a_mask_of_a_class_never_overwrites_another_film(tmp_path, first, second):
+    results.write_film(tmp_path, first, pixels(), spine(), {}, classes=["lumbar"])
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*.*")}
+    with pytest.raises(DataError, match="two films must not share an output"):
+        results.write_film(tmp_path, second, pixels(), spine(), {}, classes=["lumbar"])
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*.*")} == before
+
+
+@pytest.mark.parametrize("classes", [["merged"], ["a b", "a/b"]])
+def test_masks_of_classes_have_names_of_their_own(tmp_path, classes):
+    with pytest.raises(DataError, match=r"must have names of their own, got 'a_(merged|a_b)\.png' for"):
+        results.write_film(tmp_path, "a.png", pixels(), spine(), {}, classes=classes)
+    assert not list(tmp_path.iterdir())
+
+
 def test_more_than_255_instances_make_a_16_bit_map(tmp_path):
     implants = tuple(Implant("screw", **part((n % 50, n // 50, n % 50 + 1, n // 50 + 1))) for n in range(300))
     results.write_film(tmp_path, "a.png", pixels(), Spine(SIZE, (), implants), {})

@@ -223,6 +223,7 @@ def predict_films(
     progress: Progress = silent,
     root: Path | None = None,
     merged: str | Sequence[str] = "bone",
+    class_masks: bool = False,
     batch_size: int | None = None,
 ) -> Path:
     """Predict films and write a results folder: labelled JSON, overlay and masks of each.
@@ -240,6 +241,7 @@ def predict_films(
         progress: Told after each film.
         root: Folder that the names in the results are relative to; the films' common folder if None.
         merged: Classes of the merged masks: `bone`, `bone+implants` or names.
+        class_masks: Write a mask of each of the model's classes besides.
         batch_size: As for `Predictor.predict`.
 
     Returns:
@@ -256,6 +258,8 @@ def predict_films(
     names = _names(films, root)
     check_names(stated.anchors, names)
     classes = merged_classes(merged, predictor.classes)
+    apart = predictor.classes if class_masks else ()
+    results.check_masks(out, names, apart)
     provenance = {**predictor.provenance(), "score_threshold": options.score_threshold}
     files.prepare_folder(out, overwrite=overwrite, inputs=films)
 
@@ -270,7 +274,7 @@ def predict_films(
             view=stated.view_of(film.name) or film.header.view or VIEWS[0],
             scale=stated.scale or film.scale,
         )
-        results.write_film(out, film.name, film.pixels, spine, provenance, merged=classes)
+        results.write_film(out, film.name, film.pixels, spine, provenance, merged=classes, classes=apart)
         return None
 
     size = batch_size or predictor.batch_size

@@ -1,14 +1,15 @@
 """The results folder: what prediction writes for every film, and how the other steps read it back.
 
 `<film>.json` is the labelled JSON, `overlays/<film>.png` the picture for people, `masks/<film>.png` the label map,
-`masks/<film>_merged.png` all bone (or the classes chosen) in 255, and `films/<film>.jpg` a small copy of the film as
-the network saw it, which makes the folder enough for a report. `<film>` is the film's name without its suffix,
-sub-folders kept.
+`masks/<film>_merged.png` all bone (or the classes chosen) in 255, `masks/<film>_<class>.png` all of one class where
+asked for, and `films/<film>.jpg` a small copy of the film as the network saw it, which makes the folder enough for a report.
+`<film>` is the film's name without its suffix, sub-folders kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from vertinst.errors import DataError, VertinstError
 from vertinst.files import film_stem, inside, write_bytes
-from vertinst.postprocess.merge import label_map, merged_mask
+from vertinst.postprocess.merge import class_masks, label_map, merged_mask
 from vertinst.report import labelled, overlay
 from vertinst.structures import Spine, rle
 from vertinst.structures.dataset import BONE
@@ -27,6 +28,8 @@ __all__ = [
     "METRICS_NAME",
     "FilmPaths",
     "FilmResult",
+    "check_masks",
+    "class_mask_path",
     "film_paths",
     "has_results",
     "read_films",
@@ -101,6 +104,17 @@ def film_paths(folder: Path, file_name: str) -> FilmPaths:
     )
 
 
+def class_mask_path(folder: Path, file_name: str, category: str) -> Path:
+    """Where the mask of a class of a film lies in a results folder; signs that file names cannot have are `_` in it.
+
+    Raises:
+        DataError: As for `film_paths`.
+    """
+    merged = film_paths(folder, file_name).merged
+    name = re.sub(r"[^\w.+-]+", "_", category)
+    return merged.with_name(f"{merged.stem.removesuffix('merged')}{name}.png")
+
+
 def write_film(
     folder: Path,
     file_name: str,
@@ -109,8 +123,9 @@ def write_film(
     provenance: Mapping[str, Any],
     *,
     merged: Collection[str] = BONE,
+    classes: Collection[str] = (),
 ) -> None:
-    """Write everything about one film: labelled JSON, overlay, label map, merged mask, small copy.
+    """Write everything about one film: labelled JSON, overlay, label map, merged mask, masks of classes, small copy.
 
     Args:
         folder: The results folder; made if missing. A film of the same name is replaced.
@@ -120,33 +135,69 @@ def write_film(
         spine: What was found on it.
         provenance: How it was made, JSON-ready.
         merged: Classes of the merged mask.
+        classes: Classes that have a mask of their own, an empty one where nothing of them was found.
 
     Raises:
         DataError: The name leads outside of the folder, another film of this folder has the same outputs
-            (`a.png` and `a.jpg`), or film and spine differ in size.
+            (`a.png` and `a.jpg`), film and spine differ in size, or a class's mask would have another's name.
         VertinstError: A file cannot be written.
     """
     paths = film_paths(folder, file_name)
     drawn = None if pixels is None else overlay.draw(pixels, spine)
-    _refuse_shared_outputs(paths, file_name)
+    class_paths = {name: class_mask_path(folder, file_name, name) for name in classes}
+    _refuse_shared_names(paths, class_paths)
+    _refuse_shared_outputs([*paths, *class_paths.values()], paths.labelled, file_name)
     labelled.write(spine, paths.labelled, file_name=file_name, provenance=provenance)
     if drawn is not None:
         _write_image(paths.overlay, drawn[:, :, ::-1])
     _write_image(paths.label_map, label_map(spine))
     _write_image(paths.merged, rle.decode(merged_mask(spine, merged)).astype(np.uint8) * 255)
+    found = class_masks(spine)
+    for name, path in class_paths.items():
+        mask = found.get(name) or rle.empty(spine.image_size)
+        _write_image(path, rle.decode(mask).astype(np.uint8) * 255)
     if pixels is not None:
         _write_image(paths.film, _preview(pixels))
 
 
-def _refuse_shared_outputs(paths: FilmPaths, file_name: str) -> None:
-    if paths.labelled.exists():
-        shared = labelled.read(paths.labelled)[0] != file_name
-    else:
-        # The labelled JSON is written first: other outputs without it belong to another film.
-        shared = any(path.exists() for path in paths)
+def check_masks(folder: Path, file_names: Iterable[str], classes: Collection[str] = ()) -> None:
+    """Refuse films of which one's merged mask or mask of a class would overwrite another's label map.
+
+    Args:
+        folder: The results folder.
+        file_names: Of films whose labelled JSON files have names of their own.
+        classes: Classes that are to have a mask of their own.
+
+    Raises:
+        DataError: There are two such films, or as for `film_paths`.
+    """
+    names = list(file_names)
+    label_maps = {film_paths(folder, name).label_map: name for name in names}
+    for name in names:
+        masks = [film_paths(folder, name).merged, *(class_mask_path(folder, name, c) for c in classes)]
+        other = next((label_maps[path] for path in masks if path in label_maps), None)
+        if other is not None:
+            raise DataError(f"two films would have masks of one name: {name} and {other}", fix="Rename one of them.")
+
+
+def _refuse_shared_names(paths: FilmPaths, class_paths: Mapping[str, Path]) -> None:
+    taken = {paths.merged: "merged"}
+    for name, path in class_paths.items():
+        if path in taken:
+            raise DataError(
+                f"masks of classes must have names of their own, got {path.name!r} for {taken[path]!r} and {name!r}",
+                fix="Rename a class, or leave the masks of classes out.",
+            )
+        taken[path] = name
+
+
+def _refuse_shared_outputs(paths: Sequence[Path], written: Path, file_name: str) -> None:
+    # The labelled JSON is written first: other outputs without it belong to another film.
+    known = written.exists()
+    shared = labelled.read(written)[0] != file_name if known else any(path.exists() for path in paths)
     if shared:
         raise DataError(
-            f"two films must not share an output, got one for {paths.labelled.stem!r} already",
+            f"two films must not share an output, got one for {written.stem!r} already",
             where=file_name,
             fix="Rename one of them, or predict them into different folders.",
         )

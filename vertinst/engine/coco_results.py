@@ -71,7 +71,7 @@ def _spine(
 ) -> Spine:
     """A spine that holds every detection: what the spine is not made of, suppressed or low, is a candidate."""
     view = view_name(image.view) or VIEWS[0]
-    spine = build_spine(instances, categories, options=options, anchor=anchor, view=view)
+    spine = build_spine(instances, categories, options=options, anchor=anchor, view=view, measured=False)
     assert instances.scores is not None
     # Masks pass through by reference; two detections may be equal in all else.
     named = {id(part.mask): part for part in spine.candidates}

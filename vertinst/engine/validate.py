@@ -42,7 +42,7 @@ def validate(
     found = track(_found(predictor, names, images), len(names), "validating", progress)
     spines = {
         record.file_name: build_spine(
-            instances, predictor.classes, options=options, view=view_name(record.view) or VIEWS[0]
+            instances, predictor.classes, options=options, view=view_name(record.view) or VIEWS[0], measured=False
         )
         for record, instances in zip(dataset.images, found, strict=True)
     }

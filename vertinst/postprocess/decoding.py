@@ -50,6 +50,8 @@ _WHOLE_SACRUM = (1.15, 2.2)
 
 _SACRAL_STEP = 0.74
 """Distance of sacral centroids in lumbar spacings."""
+_SACRAL_LEAST = 0.45
+"""Share of that distance below which two are one: on antero-posterior films the sacrum is foreshortened."""
 _BESIDE_DEG = 75.0
 """Sacral detections at less than this angle with the way to the first lumbar vertebra are not below S1."""
 
@@ -275,7 +277,7 @@ class _Search:
         lower: list[tuple[int, int]] = []
         last, reached = sacrum, 0
         for k in sorted(others, key=lambda k: (self.distance[sacrum, k], k)):
-            if self.distance[last, k] < 0.6 * step:
+            if self.distance[last, k] < _SACRAL_LEAST * step:
                 continue
             reached += max(1, round(float(self.distance[last, k]) / step))
             lower.append((k, reached))

@@ -390,9 +390,7 @@ class _Labelling:
         if self.anchor is not None and _disagrees(best):
             flags.append("anchor_disagrees_with_sacrum")
         sacral = [i for i, _ in _sacral_places(best.chain)]
-        stray = self.found.sacral & self.found.kept
-        stray[[*best.order, *sacral]] = False
-        flags += ["sacrum_on_both_sides"] if has_sacrum and stray.any() else []
+        flags += ["sacrum_on_both_sides"] if self._sacrum_above(best.chain, {*best.order, *sacral}) else []
         names = list(best.names)
         flags += [f"gap_between_{a}_{b}" for a, b in pairwise(names) if _gap(a, b)]
         for lumbar, flag in ((6, "possible_L6"), (4, "possible_L4_only")):
@@ -400,6 +398,15 @@ class _Labelling:
             flags += [flag] if share >= self.options.transition_probability else []
         beyond = {*best.chain.chain, *sacral} - set(best.order)
         return [*flags, *(["beyond_levels"] if beyond else [])]
+
+    def _sacrum_above(self, chain: Chain, used: set[int]) -> bool:
+        """Whether a kept sacral detection that has no place lies on the upper side of the chain's middle."""
+        if chain.sacrum is None or not chain.chain:
+            return False
+        start = self.found.centroids[chain.sacrum]
+        way = self.found.centroids[chain.chain[-1]] - start
+        stray = [int(i) for i in np.flatnonzero(self.found.sacral & self.found.kept) if int(i) not in used]
+        return any((self.found.centroids[i] - start) @ way > way @ way / 2 for i in stray)
 
 
 def _disagrees(best: _Reading) -> bool:

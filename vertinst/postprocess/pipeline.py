@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from vertinst.errors import DataError
 from vertinst.postprocess.chain import centroids_xy
-from vertinst.postprocess.fragments import join_fragments
+from vertinst.postprocess.fragments import one_for_each
+from vertinst.postprocess.implants import relate_implants
 from vertinst.postprocess.labelling import Anchor, LabelOptions, Levels, label_levels, touches_border
 from vertinst.postprocess.morphometry import measure
-from vertinst.postprocess.nms import describe, rank, suppress
+from vertinst.postprocess.nms import describe, rank
 from vertinst.postprocess.orientation import find_orientation
 from vertinst.postprocess.policy import Policy
 from vertinst.structures import Implant, Instances, Scale, Spine, Vertebra, rle
@@ -98,7 +99,9 @@ def _with_anatomy(spine: Spine) -> Spine:
     masks = [v.mask for v in spine.vertebrae]
     sacral = np.array([v.category == "sacral" for v in spine.vertebrae], dtype=bool)
     orientation = find_orientation(centroids_xy(masks), masks, sacral, spine.implants, spine.view)
-    return measure(replace(spine, orientation=orientation))
+    whole = measure(replace(spine, orientation=orientation))
+    implants, construct = relate_implants(whole.vertebrae, whole.implants)
+    return replace(whole, implants=implants, construct=construct)
 
 
 def relabel(
@@ -257,12 +260,5 @@ def _select(
         left_out = len(filled) - options.max_instances
         log.append({"event": "removed", "count": left_out, "reason": "max_instances"})
     best = ordered[filled[: options.max_instances]]
-    result = suppress(best, categories, options.suppression)
-    found, joins = join_fragments(
-        best[result.kept], categories, options.suppression, score_threshold=options.score_threshold
-    )
-    if not joins:
-        return found, log + result.log
-    # A whole vertebra overlaps what its pieces alone did not.
-    again = suppress(found, categories, options.suppression)
-    return found[again.kept], log + result.log + joins + again.log
+    found, events = one_for_each(best, categories, options.suppression, score_threshold=options.score_threshold)
+    return found, log + events

@@ -157,7 +157,7 @@ def test_truth_without_scores():
     assert log[0]["into"]["score"] is None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 3), st.integers(0, 3), st.sampled_from([0.6, 0.8]), st.randoms(use_true_random=False))
 def test_order_never_matters(cut, gap, score, random):
     parts = [

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from vertinst.postprocess.chain import along, centroids_xy, spine_axis
-from vertinst.postprocess.nms import describe, rank
+from vertinst.postprocess.nms import describe, rank, suppress
 from vertinst.postprocess.policy import Policy
 from vertinst.structures import Instances, Rle, rle
 from vertinst.structures.dataset import BONE
 
-__all__ = ["join_fragments"]
+__all__ = ["join_fragments", "one_for_each"]
 
 # Shares of a typical vertebra nearby, for which the upper median of the three nearest whole ones stands.
 PIECE_AREA = (0.08, 0.7)
@@ -47,6 +47,29 @@ class _Join(NamedTuple):
     pieces: tuple[int, ...]
     fill: float
     threshold: float
+
+
+def one_for_each(
+    instances: Instances,
+    categories: tuple[str, ...],
+    policy: Policy = Policy(),  # noqa: B008 - frozen
+    *,
+    score_threshold: float = 0.0,
+) -> tuple[Instances, list[dict[str, Any]]]:
+    """Make it one instance for each object: what is doubled goes (`suppress`), what is broken is joined.
+
+    Args and order as for `join_fragments`, which see.
+
+    Returns:
+        What is left, best first, and what happened to the others, in the order in which it happened.
+    """
+    first = suppress(instances, categories, policy)
+    found, joins = join_fragments(instances[first.kept], categories, policy, score_threshold=score_threshold)
+    if not joins:
+        return found, first.log
+    # A whole vertebra overlaps what its pieces alone did not.
+    again = suppress(found, categories, policy)
+    return found[again.kept], first.log + joins + again.log
 
 
 def join_fragments(

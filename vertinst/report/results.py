@@ -1,9 +1,9 @@
 """The results folder: what prediction writes for every film, and how the other steps read it back.
 
 `<film>.json` is the labelled JSON, `overlays/<film>.png` the picture for people, `masks/<film>.png` the label map,
-`masks/<film>_merged.png` all bone (or the classes chosen) in 255, `masks/<film>_<class>.png` all of one class where
-asked for, and `films/<film>.jpg` a small copy of the film as the network saw it, which makes the folder enough for a report.
-`<film>` is the film's name without its suffix, sub-folders kept.
+`masks/<film>_merged.png` all bone (or the classes chosen) in 255, `masks/<film>_<class>.png` all of one class
+where asked for, and `films/<film>.jpg` a small copy of the film as the network saw it, which makes the folder enough
+for a report. `<film>` is the film's name without its suffix, sub-folders kept.
 """
 
 from __future__ import annotations

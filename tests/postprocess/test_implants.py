@@ -112,6 +112,17 @@ def test_cages_outside_the_disc():
     assert all(f.levels == ("L5", "L4") for f in found[1:])
 
 
+def test_a_cage_between_bodies_that_overlap_is_in_its_disc():
+    """As on films from the front, where endplates are seen obliquely."""
+    tall = [
+        vertebra(i, level, outline=corners_of(i) + np.array([[0, -25]] * 2 + [[0, 25]] * 2))
+        for i, level in enumerate(LEVELS)
+    ]
+    found, _ = relate_implants(tall, [cage(1), cage(1, lift=-30)])
+    assert [f.flags for f in found] == [(), ("outside_disc",)]
+    assert found[0].levels == ("L5", "L4")
+
+
 def test_corners_say_where_an_endplate_ends():
     """A process behind the body is no endplate, once corners are known."""
     with_processes = []

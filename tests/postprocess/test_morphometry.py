@@ -228,18 +228,27 @@ def test_nothing_and_one(spine):
         assert one.values == {}
 
 
-def test_hollow_endplates_are_measured_on_the_mask():
+def drawn(hollow_px):
+    """A body of 60 x 50 px whose endplates sink in like parabolas; below 0 they bulge."""
     mask = np.zeros((120, 120), dtype=bool)
     columns = np.arange(30, 90)
-    hollow = np.round(8 * (1 - ((columns - 59.5) / 30) ** 2)).astype(int)
-    for column, dip in zip(columns, hollow, strict=True):
+    dips = np.round(hollow_px * (1 - ((columns - 59.5) / 30) ** 2)).astype(int)
+    for column, dip in zip(columns, dips, strict=True):
         mask[40 + dip : 90 - dip, column] = True
+    return mask
+
+
+def test_hollow_endplates_are_measured_on_the_mask():
     corners = np.array([[90.0, 40], [30, 40], [30, 90], [90, 90]])
-    expected = [[60, 48], [60, 82]]
-    np.testing.assert_allclose(hollow_middles(rle.encode(mask), corners), expected, atol=0.6)
+    mask = drawn(8)
+    np.testing.assert_allclose(hollow_middles(rle.encode(mask), corners), [[60, 48], [60, 82]], atol=1)
     mask[62:68, 55:65] = False
-    np.testing.assert_allclose(hollow_middles(rle.encode(mask), corners), expected, atol=0.6)
-    mask[:, 30:90] = True
+    np.testing.assert_allclose(hollow_middles(rle.encode(mask), corners), [[60, 48], [60, 82]], atol=1)
+
+
+@pytest.mark.parametrize("mask", [drawn(0), drawn(-6), np.ones((120, 120), dtype=bool)])
+def test_flat_and_bulging_endplates_are_not_hollow(mask):
+    corners = np.array([[90.0, 40], [30, 40], [30, 90], [90, 90]])
     np.testing.assert_allclose(hollow_middles(rle.encode(mask), corners), [[60, 40], [60, 90]], atol=0.1)
 
 

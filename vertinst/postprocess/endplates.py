@@ -20,7 +20,10 @@ Points = npt.NDArray[np.float64]
 CUT_PX = 2.0
 """A corner this close to the film's edge is taken to be cut off."""
 
-_RAYS = np.array([0.42, 0.46, 0.5, 0.54, 0.58])
+# Where rays meet an endplate, as shares of its length: near its ends, and in its middle. Between these lies so much of
+# the depth of a parabola through both corners.
+_RAYS = np.array([0.09, 0.12, 0.15, 0.46, 0.5, 0.54, 0.85, 0.88, 0.91])
+_SEEN = 0.576
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,11 @@ def find_landmarks(spine: Spine, orientation: Orientation, which: Sequence[int],
 
 
 def hollow_middles(mask: Rle, corners: Points) -> Points:
-    """The middles (2, 2) of the superior and the inferior endplate where the mask ends, xy px.
+    """The middles (2, 2) of the superior and the inferior endplate, xy px: between the corners, less what is hollow.
 
-    From the middle of the body rays go up and down; where the mask goes on beyond the endplate's line (two vertebrae
-    in one mask), the line counts.
+    How far the mask's outline sinks in between the ends of an endplate and its middle is taken for a part of a parabola
+    through both corners; an outline that bulges out is not hollow. The outline itself is not the endplate: on a tilted
+    body it is that of the rims nearer and farther from the film, and overhangs the endplate's corners as well.
 
     Args:
         mask: Not empty.
@@ -100,16 +104,18 @@ def hollow_middles(mask: Rle, corners: Points) -> Points:
     half = (above - below) / 2
     reach = float(np.hypot(*half[len(_RAYS) // 2]))
     ends = []
-    for direction in (half, -half):
+    for direction, middle in ((half, corners[:2].mean(axis=0)), (-half, corners[2:].mean(axis=0))):
         # From a third of the way on: a hole in the middle of the mask is no endplate.
-        steps = np.linspace(0.33, 1.3, max(int(4 * reach), 8))
+        steps = np.linspace(0.33, 1.4, max(int(4 * reach), 8))
         points = (above + below)[:, None] / 2 + steps[:, None] * direction[:, None]
         column, row = (np.floor(points) - (left, top)).astype(np.int64).transpose(2, 0, 1)
         inside = (row >= 0) & (column >= 0) & (row < patch.shape[0]) & (column < patch.shape[1])
         inside[inside] = patch[row[inside], column[inside]]
         out = ~inside
-        first = np.where(out.any(axis=1), steps[np.argmax(out, axis=1)] - (steps[1] - steps[0]) / 2, 1.0)
-        ends.append(((above + below) / 2 + first[:, None] * direction).mean(axis=0))
+        first = np.where(out.any(axis=1), steps[np.argmax(out, axis=1)], 1.0)
+        at_ends = (2 * _RAYS - 1) ** 2 > 0.25
+        hollow = max(0.0, float(first[at_ends].mean() - first[~at_ends].mean())) / _SEEN
+        ends.append(middle - hollow * direction.mean(axis=0))
     return np.array(ends)
 
 

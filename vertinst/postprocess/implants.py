@@ -23,10 +23,13 @@ BONE_SHARE = 0.15
 """A screw of which a smaller share overlaps a vertebra is flagged `outside_bone`: the head always lies outside."""
 
 DISC_SHARE = 0.5
-"""A cage of which a larger share overlaps one vertebra is flagged `outside_disc`."""
+"""A cage of which a larger share overlaps one vertebra may be flagged `outside_disc`."""
 
 # A screw that no vertebra covers to this share belongs to none: its own was not found, or it is no screw.
 _LEAST_SHARE = 0.04
+# Bodies that are seen obliquely overlap: a cage this near to the middle between two centres (of their distance) is
+# between them all the same.
+_MIDDLE = 0.25
 # Phantoms' screws have a skewness of 0.24 and more towards the tip.
 _HEADLESS = 0.12
 # What a rod may be apart from the screws it holds, against the distance of neighbouring vertebrae.
@@ -85,9 +88,10 @@ def relate_implants(vertebrae: Sequence[Vertebra], implants: Sequence[Implant]) 
     - A screw belongs to the vertebra that covers most of its tip, the half of its mask away from the head (a head may
       lie over processes of the vertebra above). Left and right in one mask are one screw. It is flagged `outside_bone`
       where less than `BONE_SHARE` of it lies over that vertebra, and belongs to none where next to nothing does.
-    - A cage belongs to the two true neighbours between whose centres its own lies. It is flagged `outside_disc` where
-      more than `DISC_SHARE` of it lies over one vertebra, or its centre beyond the ends of the endplates (by corners
-      where both vertebrae have them, else by masks). Where a vertebra is missing there, it belongs to none.
+    - A cage belongs to the two true neighbours between whose centres its own lies; where a vertebra is missing there,
+      to none. It is flagged `outside_disc` where more than `DISC_SHARE` of it lies over one vertebra and its centre is
+      not half-way to the next, or lies beyond the ends of the endplates (by corners where both vertebrae have them,
+      else by masks).
     - A rod spans all vertebrae from the lowest to the highest whose screws it touches; without such screws those whose
       centres lie between its ends, along the chain.
 
@@ -182,20 +186,18 @@ def _tip(screw: _Patch, covered: Sequence[Mask]) -> Mask:
 def _seat_cage(cage: _Patch, chain: _Chain) -> tuple[list[int], list[str]]:
     """The vertebrae around the disc space of a cage, from below, and the cage's flags."""
     centre = cage.points().mean(axis=0)
-    inside = max(float(cage.overlap(patch).sum()) for patch in chain.patches) / int(cage.inside.sum())
-    flags = ["outside_disc"] if inside > DISC_SHARE else []
-    pair = _pair_around(centre, chain)
-    if pair is None:
-        return [], flags
-    lower, upper = pair
-    if not are_neighbours(chain.vertebrae[lower].level, chain.vertebrae[upper].level):
-        return [], flags
-    return [lower, upper], flags or (["outside_disc"] if _beyond_endplates(centre, lower, upper, chain) else [])
+    covered = max(float(cage.overlap(patch).sum()) for patch in chain.patches) / int(cage.inside.sum())
+    pair, share = _pair_around(centre, chain)
+    in_bone = covered > DISC_SHARE and abs(share - 0.5) > _MIDDLE
+    if pair is None or not are_neighbours(*(chain.vertebrae[i].level for i in pair)):
+        return [], ["outside_disc"] if in_bone else []
+    return [*pair], ["outside_disc"] if in_bone or _beyond_endplates(centre, *pair, chain) else []
 
 
-def _pair_around(point: Points, chain: _Chain) -> tuple[int, int] | None:
-    """The places of the two vertebrae, not both sacral, between whose centres a point lies, or nearest to it."""
-    best, least = None, np.inf
+def _pair_around(point: Points, chain: _Chain) -> tuple[tuple[int, int] | None, float]:
+    """The vertebrae (places) between whose centres a point lies, or nearest to it, not both sacral; where, 0..1."""
+    best: tuple[int, int] | None = None
+    least, place = np.inf, 0.0
     for lower, upper in pairwise(range(len(chain.centres))):
         if chain.vertebrae[upper].category == "sacral":
             continue
@@ -203,8 +205,8 @@ def _pair_around(point: Points, chain: _Chain) -> tuple[int, int] | None:
         share = float(np.clip((point - start) @ step / max(float(step @ step), 1e-12), 0, 1))
         distance = float(np.linalg.norm(start + share * step - point))
         if distance < least:
-            best, least = (lower, upper), distance
-    return best
+            best, least, place = (lower, upper), distance, share
+    return best, place
 
 
 def _beyond_endplates(point: Points, lower: int, upper: int, chain: _Chain) -> bool:

@@ -191,7 +191,7 @@ def test_lordosis_is_written_in_front_of_the_spine(facing):
     size = (600, 500)
     spine = measured(size, facing=facing)
     angle = main_angle(spine, 1)
-    assert angle.text == "L1-S1 41° ± 1°"
+    assert angle.text == ("L1-S1", "41° ± 1°")
     assert all((segment[1, 0] - segment[0, 0]) * facing > 30 for segment in angle.lines)
     added = overlay.draw(grey(size), spine) != overlay.draw(grey(size), replace(spine, values={}))
     assert added[:, 310:].any() == (facing > 0)
@@ -217,7 +217,7 @@ def test_cobb_angle_lies_between_the_outer_endplates_of_the_largest_curve():
     }
     spine = measured((600, 500), view="ap", values=values)
     angle = main_angle(spine, 1)
-    assert angle.text == "Cobb T12-L4 23°"
+    assert angle.text == ("Cobb T12-L4", "23°")
     bodies = {v.level: v.body.corners_px for v in spine.vertebrae}
     np.testing.assert_array_equal(angle.lines[0][0], bodies["T12"][0])
     np.testing.assert_array_equal(angle.lines[1][0], bodies["L4"][3])
@@ -226,6 +226,13 @@ def test_cobb_angle_lies_between_the_outer_endplates_of_the_largest_curve():
 @pytest.mark.parametrize("values", [{}, {"cobb_T12_L4_deg": Measure(3.0), "cobb_max_deg": Measure(3.0)}])
 def test_no_angle_without_its_measure(values):
     assert main_angle(measured((600, 500), values=values), 1) is None
+
+
+def test_lordosis_of_the_whole_lumbar_spine_is_drawn_rather_than_of_its_lower_part():
+    lower = {"lordosis_L4_S1_deg": Measure(25.0)}
+    assert main_angle(measured((600, 500), values=lower), 1).text == ("L4-S1", "25°")
+    both = lower | {"lordosis_L1_S1_deg": Measure(41.0)}
+    assert main_angle(measured((600, 500), values=both), 1).text == ("L1-S1", "41°")
 
 
 def test_no_angle_without_landmarks_of_its_levels():
@@ -262,15 +269,16 @@ def test_no_text_lies_over_another_and_none_but_levels_on_bone(monkeypatch, size
 
 def test_notes_are_in_short_lines_and_the_rest_is_counted():
     notes = ["posterior instrumentation L3-S1", "no sacrum", "L5: low score", "L4: low score"]
-    assert overlay_text._lines(notes, 25, 8) == [
+    assert overlay_text._lines(notes, 4, 25) == [
         "posterior instrumentation",
         " L3-S1",
         "no sacrum",
         "L5: low score",
         "L4: low score",
     ]
-    assert overlay_text._lines(notes, 25, 4) == ["posterior instrumentation", " L3-S1", "no sacrum", "and 2 more"]
-    assert overlay_text._lines(notes, 25, 1) == ["4 notes"]
+    assert overlay_text._lines(notes, 2, 40) == ["posterior instrumentation L3-S1", "no sacrum", "and 2 more"]
+    assert overlay_text._lines(notes, 0, 25) == ["4 notes"]
+    assert overlay_text._lines(["no sacrum"], 0, 25) == ["1 note"]
 
 
 def test_notes_begin_with_what_holds_for_the_film():

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,13 @@ def test_no_text_is_a_formula_and_all_can_be_read_back(name):
     (row,) = made(result(Spine(SIZE), name))["films.csv"]
     assert not row["film"].startswith(("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"))
     assert row["film"].removeprefix("'") == name
+
+
+def test_numbers_of_numpy_are_numbers():
+    spine = Spine(SIZE, (Vertebra("L5", "lumbar", **found(9) | {"score": np.float32(0.25)}),))
+    turned = Orientation(np.array([0.0, -1]), np.array([1.0, 0]), sure=np.True_)
+    read = made(result(replace(spine, orientation=turned)))
+    assert (read["vertebrae.csv"][0]["score"], read["films.csv"][0]["orientation_sure"]) == ("0.25", "true")
 
 
 def test_relative_levels_are_text():

@@ -26,6 +26,8 @@ SHIFT = 4
 _ANGLE = re.compile(r"(?P<what>lordosis|cobb)_(?P<upper>[A-Z]\d+|\+\d+)_(?P<lower>[A-Z]\d+|\+\d+)_deg")
 _LEAST_ENDPLATE = 16
 """Of shorter endplates, in thin lines, no landmarks are drawn: they would hide the bone."""
+_USUAL = "lordosis_L1_S1_deg"
+"""Drawn rather than any other lordosis."""
 _REACH = 0.8
 """How far the lines of an angle go beyond the bone, in lengths of the endplate."""
 
@@ -34,11 +36,11 @@ class Angle(NamedTuple):
     """An angle to be drawn.
 
     Attributes:
-        text: Its levels and value.
+        text: Its levels, and its value: two lines.
         lines: Of each of its two endplates, upper first, what lies beyond the bone.
     """
 
-    text: str
+    text: tuple[str, str]
     lines: tuple[Segment, Segment]
 
 
@@ -92,14 +94,15 @@ def main_angle(spine: Spine, unit: float) -> Angle | None:
     lines = min(sides, key=lambda pair: sum(_outside(line[1], spine.image_size) for line in pair))
     spread = f" ± {measure.sd:.0f}°" if measure.sd is not None and measure.sd >= 0.5 else ""
     name = "Cobb " if what == "cobb" else ""
-    return Angle(f"{name}{upper}-{lower} {measure.value:.0f}°{spread}", (lines[0], lines[1]))
+    return Angle((f"{name}{upper}-{lower}", f"{measure.value:.0f}°{spread}"), (lines[0], lines[1]))
 
 
 def _named_angle(spine: Spine) -> tuple[str, str, str, Measure] | None:
     """What it is, its two levels and its value."""
     wanted = "cobb" if spine.view == "ap" else "lordosis"
     largest = spine.values.get("cobb_max_deg")
-    for name, measure in spine.values.items():
+    for name in sorted(spine.values, key=lambda name: name != _USUAL):
+        measure = spine.values[name]
         match = _ANGLE.fullmatch(name)
         if match is None or match["what"] != wanted:
             continue

@@ -64,9 +64,12 @@ def _notes_place(image: Image, notes: Sequence[str], found: Sequence[Box], font_
     """As many notes as a corner holds beside the spine, in lines as long as they may be; the rest is counted there."""
     size = _size(image)
     tried: list[tuple[tuple[int, float], Block, Place]] = []
-    for most in range(_NOTE_LINES, 0, -1):
+    for told in range(min(len(notes), _NOTE_LINES), -1, -1):
         for letters in _LINE_LETTERS:
-            block = lettering.fit(_lines(notes, letters, most), font_px, size)
+            lines = _lines(notes, told, letters)
+            if len(lines) > _NOTE_LINES:
+                break
+            block = lettering.fit(lines, font_px, size)
             cost, corner = min((_cost(image, block, corner, found), corner) for corner in _corners(block, size))
             if cost[0] == 0 and block.font_px == font_px and block.height <= _HIGHEST * size[0]:
                 return block, corner
@@ -83,15 +86,12 @@ def _corners(block: Block, size: tuple[int, int]) -> list[Place]:
     return [(x, y) for x in columns for y in rows]
 
 
-def _lines(notes: Sequence[str], letters: int, most: int) -> list[str]:
-    wrapped = [textwrap.wrap(note, letters, subsequent_indent=" ", break_long_words=False) or [note] for note in notes]
-    lines: list[str] = []
-    for number, part in enumerate(wrapped):
-        rest = len(wrapped) - number
-        if len(lines) + len(part) + (rest > 1) > most:
-            return [*lines, f"and {rest} more" if lines else f"{rest} note{'s' if rest > 1 else ''}"]
-        lines += part
-    return lines
+def _lines(notes: Sequence[str], told: int, letters: int) -> list[str]:
+    """The first `told` notes in lines of so many letters, words kept whole, and how many more there are."""
+    wrapped = [textwrap.wrap(note, letters, subsequent_indent=" ", break_long_words=False) for note in notes[:told]]
+    rest = len(notes) - told
+    more = f"and {rest} more" if told else f"{rest} note{'s' if rest > 1 else ''}"
+    return [line for lines in wrapped for line in lines] + ([more] if rest else [])
 
 
 def write_levels(image: Image, spine: Spine, taken: Sequence[Box], unit: float) -> list[Box]:
@@ -143,7 +143,7 @@ def write_angle(image: Image, angle: Angle, spine: Spine, taken: Sequence[Box], 
     Returns:
         Where it stands.
     """
-    block = lettering.fit([angle.text], max(9, round(11 * unit)), _size(image))
+    block = lettering.fit(angle.text, max(9, round(11 * unit)), _size(image))
     choices: list[Place] = []
     gap = block.font_px // 3
     for start, end in angle.lines:
@@ -157,20 +157,28 @@ def write_angle(image: Image, angle: Angle, spine: Spine, taken: Sequence[Box], 
         ]
     choices += _corners(block, _size(image))
     bone = _boxes([v.mask for v in spine.vertebrae])
-    return lettering.write(image, block, *_best(choices, block, _size(image), taken, bone))
+    return lettering.write(image, block, *_best(choices, block, _size(image), taken, bone, block.height))
 
 
 def _best(
-    choices: Sequence[Place], block: Block, size: tuple[int, int], taken: Sequence[Box], avoid: Sequence[Box] = ()
+    choices: Sequence[Place],
+    block: Block,
+    size: tuple[int, int],
+    taken: Sequence[Box],
+    avoid: Sequence[Box] = (),
+    slack_px: int = 1,
 ) -> Place:
-    """The place that covers least of other text, then of what is to be avoided, then lies wholly on the film."""
+    """The place that covers least of other text, then of what is to be avoided, then lies best on the film.
+
+    It must be moved to lie on the film by less than `slack_px` to be as good as one that lies there.
+    """
 
     def cost(place: Place) -> tuple[int, int, int]:
         left = max(0, min(place[0], size[1] - block.width))
         top = max(0, min(place[1], size[0] - block.height))
         box = (left, top, left + block.width, top + block.height)
         moved = abs(left - place[0]) + abs(top - place[1])
-        return sum(overlap_area(box, b) for b in taken), sum(overlap_area(box, b) for b in avoid), moved
+        return sum(overlap_area(box, b) for b in taken), sum(overlap_area(box, b) for b in avoid), moved // slack_px
 
     return min(choices, key=cost)
 

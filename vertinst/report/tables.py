@@ -19,6 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
+
 from vertinst.files import write_text
 from vertinst.report.results import FilmResult
 from vertinst.structures.measures import CORNERS, Body, Disc, Measure
@@ -50,7 +52,7 @@ DISC_MEASURES = (
     "segment_deg",
     "slip_percent",
 )
-FILM_MEASURES = ("lordosis_L1_S1_deg", "sacral_slope_deg", "cobb_max_deg")
+FILM_MEASURES = ("lordosis_L1_S1_deg", "lordosis_L4_S1_deg", "sacral_slope_deg", "cobb_max_deg")
 
 _DIGITS = 8
 """A column of a film of 9999 px to four decimals, as the labelled JSON has it."""
@@ -190,7 +192,9 @@ def _as_text(header: Sequence[str], rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def _cell(value: Cell) -> str:
+def _cell(value: Cell | np.generic) -> str:
+    if isinstance(value, np.generic):
+        return _cell(value.item())
     if value is None:
         return ""
     if isinstance(value, bool):

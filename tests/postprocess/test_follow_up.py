@@ -91,6 +91,20 @@ def test_a_change_within_the_uncertainty_is_none_and_without_one_is_not_judged()
     assert named(follow_up(make_spine(), after).discs[0].changes)["height_ratio"].beyond is None
 
 
+def test_angles_to_the_film_are_not_judged():
+    change = named(follow_up(make_spine(), make_spine(tilt=15)).vertebrae[1].changes)["tilt_deg"]
+    assert (change.change, change.uncertainty, change.beyond) == (15.0, None, None)
+
+
+def test_screws_are_judged_by_what_films_from_another_place_show():
+    before = make_spine(screws=("L4",), sd=0.0)
+    changes = named(follow_up(before, before).implants[0].changes)
+    # Half a pixel of 60 for the centroids, and 0.018 of the depth between films, both at two dates.
+    expected = 2 * np.sqrt(2) * np.hypot(0.5 / 60, 0.018)
+    assert changes["up_by_depth_ratio"].uncertainty == pytest.approx(expected)
+    assert changes["rotation_deg"].uncertainty == pytest.approx(2 * np.sqrt(2) * 0.8)
+
+
 def test_millimetres_are_compared_where_both_dates_have_a_scale():
     def scaled(spine, mm, source="ImagerPixelSpacing, at the detector"):
         def twins(values):

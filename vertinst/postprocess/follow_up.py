@@ -20,6 +20,16 @@ COVERAGE = 2.0
 
 _PX, _PX2 = "_px", "_px2"
 
+# To the film's horizontal: how the film was placed and the patient lay changes these, and no outline tells how much.
+_TO_THE_FILM = ("tilt_deg", "sacral_slope_deg")
+
+# Standard deviations between films of one patient who did not change, beyond those of the outlines: a film from another
+# place shows screws, which lie beside the middle plane, elsewhere on their vertebra. Lengths by the mean depth of the
+# bodies. Robust (1.4826 x median absolute difference / sqrt(2), less the outlines' variance) over the screws of pairs of
+# phantom films without changes; benchmarks/follow_up.py prints both. All other measures differ by less than outlines do.
+_BETWEEN_LENGTHS = {"screw anterior": 0.018, "screw up": 0.018}
+_BETWEEN = {"screw rotation_deg": 0.8}
+
 
 class Change(NamedTuple):
     """One measure at two dates.
@@ -29,8 +39,10 @@ class Change(NamedTuple):
         before: At the first date.
         after: At the second date.
         change: After less before; of the rotation of an implant between -90 and 90.
-        uncertainty: `COVERAGE` x sqrt(sd_before^2 + sd_after^2), the standard deviation of a difference of independent
-            errors (JCGM 100:2008, 5.1.2); None where one of them has no standard deviation.
+        uncertainty: `COVERAGE` x sqrt(sd_before^2 + sd_after^2 + 2 x between^2), the standard deviation of a difference
+            of independent errors (JCGM 100:2008, 5.1.2), where `between` is what two films of an unchanged patient
+            differ by beyond their outlines (0 but for screws); None where one of them has no standard deviation, and for
+            angles to the film's horizontal, which tell how it was placed.
     """
 
     name: str
@@ -126,11 +138,13 @@ class Lengths(NamedTuple):
         unit: As `FollowUp.length_unit`.
         factors: Unit per px along x and y.
         relative_sd: Of the factors.
+        depth: Mean depth of the bodies in this unit; 0 where it is not known.
     """
 
     unit: str
     factors: tuple[float, float]
     relative_sd: float = 0.0
+    depth: float = 0.0
 
     def named(self, stem: str) -> str:
         """Name of a length or area, its unit at the end."""
@@ -162,7 +176,7 @@ def follow_up(before: Spine, after: Spine) -> FollowUp:
 
     Angles, ratios and per cents are compared as they are; lengths in mm where both dates have a scale, else by the mean
     depth of the bodies that both have, for a film's pixels say nothing about another's. The uncertainty is that of
-    the outlines alone: how the patient stood and how the beam ran come on top, so a change within it is certainly none.
+    the outlines and of where the beam came from (see `Change`); how the patient stood comes on top.
 
     Args:
         before: First date, measured.
@@ -211,14 +225,19 @@ def _by_level(spine: Spine) -> dict[str, Vertebra]:
 
 
 def _lengths(before: Spine, after: Spine, common: list[str]) -> tuple[Lengths, Lengths]:
+    dates = before, after
+    depths = [_mean_depth(spine, common, dates) for spine in dates]
     if before.scale and after.scale:
-        first, second = (Lengths("mm", (s.column_mm, s.row_mm)) for s in (before.scale, after.scale))
+        scales = before.scale, after.scale
+        first, second = (
+            Lengths("mm", (scale.column_mm, scale.row_mm), depth=depth.value * scale.column_mm if depth else 0.0)
+            for scale, depth in zip(scales, depths, strict=True)
+        )
         return first, second
-    depths = [_mean_depth(spine, common, (before, after)) for spine in (before, after)]
     if depths[0] is None or depths[1] is None:
         return Lengths("none", (1.0, 1.0)), Lengths("none", (1.0, 1.0))
     first, second = (
-        Lengths("body_depth", (1 / d.value, 1 / d.value), (d.sd or 0.0) / d.value) for d in depths if d is not None
+        Lengths("body_depth", (1 / d.value, 1 / d.value), (d.sd or 0.0) / d.value, 1.0) for d in depths if d is not None
     )
     return first, second
 
@@ -251,12 +270,21 @@ def _changes(
         dict(entry for name, measure in values.items() if (entry := unit.convert(name, measure)))
         for values, unit in zip((before, after), units, strict=True)
     )
-    return tuple(_change(name, old[name], new[name]) for name in old if name in new)
+    return tuple(_change(name, old[name], new[name], _between(name, units)) for name in old if name in new)
 
 
-def _change(name: str, before: Measure, after: Measure) -> Change:
-    known = before.sd is not None and after.sd is not None
-    uncertainty = COVERAGE * hypot(before.sd or 0.0, after.sd or 0.0) if known else None
+def _between(name: str, units: tuple[Lengths, Lengths], kind: str = "") -> float:
+    """Standard deviation between films of an unchanged patient, beyond that of the outlines."""
+    full = f"{kind} {name}".strip()
+    stem = full.removesuffix("_mm").removesuffix("_by_depth_ratio")
+    if stem != full:
+        return _BETWEEN_LENGTHS.get(stem, 0.0) * (units[0].depth + units[1].depth) / 2
+    return _BETWEEN.get(full, 0.0)
+
+
+def _change(name: str, before: Measure, after: Measure, between: float) -> Change:
+    known = before.sd is not None and after.sd is not None and name not in _TO_THE_FILM
+    uncertainty = COVERAGE * hypot(before.sd or 0.0, after.sd or 0.0, sqrt(2) * between) if known else None
     return Change(name, before, after, after.value - before.value, uncertainty)
 
 
@@ -280,9 +308,11 @@ def _implant_change(before: Spine, moved: Moved, units: tuple[Lengths, Lengths])
             Measure(m.value, hypot(m.sd or 0.0, m.value * unit.relative_sd))
             for m, unit in zip((old, new), units, strict=True)
         ]
-        changes.append(_change(units[0].named(name), *sizes))
+        full = units[0].named(name)
+        changes.append(_change(full, sizes[0], sizes[1], _between(full, units, implant.category)))
     if moved.angles is not None:
-        turned = _change("rotation_deg", *moved.angles)
+        between = _between("rotation_deg", units, implant.category)
+        turned = _change("rotation_deg", *moved.angles, between)
         changes.append(turned._replace(change=(turned.change + 90) % 180 - 90))
     return ImplantChange(implant.category, implant.levels, moved.before, moved.after, tuple(changes))
 

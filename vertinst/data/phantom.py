@@ -74,6 +74,14 @@ def make_phantoms(
     The folder then holds `images/*.png`, `via_project.json` and `truth.json`. Patient n of a seed is the same
     whatever `count` is, and so are their films, byte for byte with the same versions of numpy and OpenCV.
 
+    Of every film the truth says: `patient`; `view` (`lateral` or `ap`); size and `pixel_spacing_mm`; `facing` (None on
+    antero-posterior films) and `marker`; `lumbar_count` (4 to 6), `sacralised`, `no_sacrum`; the annotated `levels`
+    from below and the share of each that is `visible`; `corners_px` as `phantom_truth.corners_px` gives them;
+    `lordosis_L1_S1_deg` of lateral films; of antero-posterior ones `scoliosis_deg` and `convex` as drawn, and
+    `cobb_max_deg` with its `cobb_levels` (upper, lower) as projected; `implants` in the order of their regions;
+    `disease` as `phantom_disease.apply_disease` has it, `date` and `changes` as `phantom_follow_up.second_date` has
+    them.
+
     Args:
         count: Number of films, 1 or more. Patients have one to three films; the last may have fewer than drawn.
         seed: 0 or more.

@@ -192,6 +192,7 @@ def test_a_cage_sinks_towards_the_sacrum_and_a_rod_slides_down():
 
 
 def test_the_disease_of_the_second_date_is_what_its_spine_has():
+    again = 0
     for patient in PATIENTS:
         later = patient.later
         for entry in later.disease.get("slips", []):
@@ -199,6 +200,10 @@ def test_the_disease_of_the_second_date_is_what_its_spine_has():
         for entry in later.disease.get("narrowed", []):
             left = changes.disc_heights(later.anatomy, entry["upper"])[0]
             assert entry["height_anterior_mm"] == pytest.approx(left, abs=0.35)
+            before = [e["factor"] for e in patient.disease.get("narrowed", []) if e["upper"] == entry["upper"]]
+            was = changes.disc_heights(patient.anatomy, entry["upper"])[0]
+            assert entry["factor"] == pytest.approx((before or [1.0])[0] * left / was, abs=0.04)
+            again += bool(before) and left < 0.9 * was
         for entry in later.disease.get("fractures", []):
             left = changes.heights(later.anatomy.vertebrae[entry["level"]])
             assert entry["height_middle_mm"] == pytest.approx(left["middle"], abs=1e-3)
@@ -206,6 +211,7 @@ def test_the_disease_of_the_second_date_is_what_its_spine_has():
             changed = [note for note in later.changes if note["kind"] == name]
             assert len(later.disease.get(key, [])) - len(patient.disease.get(key, [])) in ({0, 1} if changed else {0})
         assert len(later.disease.get("osteophytes", [])) == len(patient.disease.get("osteophytes", []))
+    assert again > 0
 
 
 def test_the_same_draw_gives_the_same_changes():

@@ -25,8 +25,8 @@ _TO_THE_FILM = ("tilt_deg", "sacral_slope_deg")
 
 # Standard deviations between films of one patient who did not change, beyond those of the outlines: a film from another
 # place shows screws, which lie beside the middle plane, elsewhere on their vertebra. Lengths by the mean depth of the
-# bodies. Robust (1.4826 x median absolute difference / sqrt(2), less the outlines' variance) over the screws of pairs of
-# phantom films without changes; benchmarks/follow_up.py prints both. All other measures differ by less than outlines do.
+# bodies. Robust (1.4826 x median absolute difference / sqrt(2), less the outlines' variance) over the screws on pairs
+# of phantom films without changes; benchmarks/follow_up.py prints both. Other measures differ by less than outlines do.
 _BETWEEN_LENGTHS = {"screw anterior": 0.018, "screw up": 0.018}
 _BETWEEN = {"screw rotation_deg": 0.8}
 
@@ -41,8 +41,8 @@ class Change(NamedTuple):
         change: After less before; of the rotation of an implant between -90 and 90.
         uncertainty: `COVERAGE` x sqrt(sd_before^2 + sd_after^2 + 2 x between^2), the standard deviation of a difference
             of independent errors (JCGM 100:2008, 5.1.2), where `between` is what two films of an unchanged patient
-            differ by beyond their outlines (0 but for screws); None where one of them has no standard deviation, and for
-            angles to the film's horizontal, which tell how it was placed.
+            differ by beyond their outlines (0 but for screws); None where one of them has no standard deviation, and
+            for angles to the film's horizontal, which tell how it was placed.
     """
 
     name: str

@@ -57,6 +57,10 @@ def rank(instances: Instances) -> list[int]:
 
 def _rank(instances: Instances, areas: npt.NDArray[np.int64]) -> list[int]:
     scores = np.ones(len(instances)) if instances.scores is None else instances.scores
+    order = np.lexsort((-areas, -scores))
+    tied = np.diff(scores[order]) == 0
+    if not (tied & (np.diff(areas[order]) == 0)).any():
+        return [int(index) for index in order.tolist()]
     runs = [mask["counts"] for mask in instances.masks]
     boxes, ids = instances.boxes.tolist(), instances.category_ids.tolist()
     keys = list(zip((-scores).tolist(), (-areas).tolist(), boxes, ids, runs, strict=True))

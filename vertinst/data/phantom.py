@@ -76,7 +76,7 @@ def make_phantoms(
 
     Of every film the truth says: `patient`; `view` (`lateral` or `ap`); size and `pixel_spacing_mm`; `facing` (None on
     antero-posterior films) and `marker`; `lumbar_count` (4 to 6), `sacralised`, `no_sacrum`; the annotated `levels`
-    from below and the share of each that is `visible`; `corners_px` as `phantom_truth.corners_px` gives them;
+    from below and the share of each that is `visible`; `corners_px` and `middles_px` as `phantom_truth` gives them;
     `lordosis_L1_S1_deg` of lateral films; of antero-posterior ones `scoliosis_deg` and `convex` as drawn, and
     `cobb_max_deg` with its `cobb_levels` (upper, lower) as projected; `implants` in the order of their regions;
     `disease` as `phantom_disease.apply_disease` has it, `date` and `changes` as `phantom_follow_up.second_date` has

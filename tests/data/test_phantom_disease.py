@@ -3,7 +3,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from shapely import Point, Polygon
+from shapely import Polygon, contains_xy
 
 from vertinst.data import phantom_changes as changes
 from vertinst.data.phantom import PhantomStyle, draw_patient, film_regions, take_film
@@ -16,7 +16,7 @@ from vertinst.structures.measures import CORNERS
 
 PLAIN = PhantomStyle(height_px=512, width_px=384, metal_share=0.0, parallel_share=1.0, close_up_share=0.0)
 EVERYTHING = Disease(1.0, 1.0, 1.0, 1.0, 1.0)
-NUMBERS = range(1, 7)
+NUMBERS = range(1, 5)
 
 
 def ill(number, disease):
@@ -91,7 +91,7 @@ def test_narrowed_discs_are_on_the_film_what_the_truth_says():
 
 def test_fractures_are_on_the_film_what_the_truth_says():
     kinds = set()
-    for number in range(1, 11):
+    for number in range(1, 9):
         healthy, _, _, truth, corners = ill(number, Disease(fracture_share=1.0))
         for entry in truth["disease"]["fractures"]:
             kinds.add(entry["kind"])
@@ -160,7 +160,7 @@ def test_cement_stays_in_its_body_unless_it_leaks():
             alone = replace(with_cement, vertebrae={entry["level"]: vertebra})
             outline = Polygon(changes.corners(vertebra)[:, :2]).buffer(0.8)
             points = np.concatenate([solid.slices.reshape(-1, 3)[:, :2] for solid in cement_solids(alone)])
-            inside = all(outline.contains(Point(point)) for point in points)
+            inside = contains_xy(outline, points).all()
             assert inside == (entry["leak"] == "none")
     assert seen == {"none", "disc", "anterior"}
 

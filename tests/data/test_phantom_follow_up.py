@@ -14,7 +14,7 @@ STYLE = PhantomStyle(
     height_px=512, width_px=384, parallel_share=1.0, close_up_share=0.0, films_per_patient=1, follow_up_share=1.0
 )
 DISEASED = replace(STYLE, disease=Disease(0.5, 0.5, 0.5, 0.5, 0.5))
-PATIENTS = [draw_patient(2, number, style) for style in (STYLE, DISEASED) for number in range(1, 41)]
+PATIENTS = [draw_patient(2, number, style) for style in (STYLE, DISEASED) for number in range(1, 29)]
 KINDS = {"fracture", "narrowed", "slip", "screw_loosened", "rod_slid", "cage_subsided"}
 
 

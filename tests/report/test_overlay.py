@@ -284,15 +284,19 @@ def test_notes_are_in_short_lines_and_the_rest_is_counted():
 def test_notes_begin_with_what_holds_for_the_film():
     size = (200, 200)
     bone = vertebra("L5", size, (50, 50, 90, 90), flags=("low_score", "touches_border"))
-    rod = Implant("rod", 0.9, bone.box, bone.mask, ("touches_border",), ("S1", "L5"))
+    rod = Implant("rod", 0.9, bone.box, bone.mask, ("touches_border",), ("S1", "L5", "L4"))
     screw = replace(rod, category="screw", flags=("outside_bone",), levels=())
-    spine = Spine(size, (bone,), (rod, screw), flags=("possible_L6",), construct="posterior instrumentation L5-S1")
+    other = replace(screw, flags=("low_score",), levels=("L5",))
+    spine = Spine(
+        size, (bone,), (rod, screw, other), flags=("possible_L6",), construct="posterior instrumentation L5-S1"
+    )
     assert overlay_text._notes(spine) == [
         "possible L6",
         "posterior instrumentation L5-S1",
         "L5: low score, touches border",
-        "rod S1-L5: touches border",
+        "rod L4-S1: touches border",
         "screw: outside bone",
+        "screw L5: low score",
     ]
     assert overlay_text._notes(Spine(size)) == []
 

@@ -55,9 +55,14 @@ def write_notes(image: Image, spine: Spine, angle: Angle | None, unit: float) ->
 def _notes(spine: Spine) -> list[str]:
     """What holds for the film first: where there is little room, it is that which must be read."""
     parts = [(v.level, v.flags) for v in spine.vertebrae]
-    parts += [(" ".join((i.category, "-".join(i.levels))).strip(), i.flags) for i in spine.implants]
+    parts += [(" ".join((i.category, _span(i.levels))).strip(), i.flags) for i in spine.implants]
     notes = [*spine.flags, spine.construct, *(f"{name}: {', '.join(flags)}" for name, flags in parts if flags)]
     return [note.replace("_", " ") for note in notes if note]
+
+
+def _span(levels: Sequence[str]) -> str:
+    """Levels from below as they are read, from above: `L4-S1`."""
+    return "-".join(dict.fromkeys((levels[-1], levels[0]))) if levels else ""
 
 
 def _notes_place(image: Image, notes: Sequence[str], found: Sequence[Box], font_px: int) -> tuple[Block, Place]:

@@ -150,6 +150,21 @@ def test_two_screws_of_a_level_are_matched_by_nearness():
     assert [(i.before, i.after) for i in found.implants] == [(0, 1), (1, 0)]
 
 
+def test_crossed_screws_of_a_level_keep_their_directions():
+    # Seen from another place, each lies where the other was.
+    before, after = (
+        tuple(
+            make_spine(screws=("L4",), screw_turn=turn, screw_shift=shift).implants[0]
+            for turn, shift in ((8.0, first), (-8.0, second))
+        )
+        for first, second in ((0.0, 2.0), (2.0, 0.0))
+    )
+    spine = make_spine()
+    found = follow_up(replace(spine, implants=before), replace(spine, implants=after))
+    assert [(i.before, i.after) for i in found.implants] == [(0, 0), (1, 1)]
+    assert not any(named(i.changes)["rotation_deg"].beyond for i in found.implants)
+
+
 @pytest.mark.parametrize(("names", "shift"), [(("L5", "L4", "L3", "L2", "L1", "T12"), -1), (("S1", "L5", "L4", "L3", "L2", "L1"), None)])  # fmt: skip # noqa: E501
 def test_shifted_names_are_flagged_and_never_mended(names, shift):
     before = make_spine(wedged="L3", screws=("L5", "L4"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from math import degrees, hypot, sqrt
+from collections.abc import Callable, Iterable, Sequence
+from itertools import permutations
+from math import degrees, hypot, radians, sqrt
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -21,6 +23,8 @@ Points: TypeAlias = npt.NDArray[np.float64]
 _CENTROID_SD_PX = 0.5
 # Below it a mask has no long axis to speak of.
 _LONG_RATIO = 1.3
+# Of one class on one level a spine has two; of more, the best scored are matched: every order of them is tried.
+_MOST_ALIKE = 6
 
 
 class Placement(NamedTuple):
@@ -31,11 +35,13 @@ class Placement(NamedTuple):
         up: Of its centroid, from the centre of the vertebra towards the head.
         angle: Of its long axis from the vertebra's anterior axis towards the head, degrees in -90 .. 90; None where
             it is about as long as wide.
+        half_length: Half of its length along its long axis, unit of the factors.
     """
 
     anterior: Measure
     up: Measure
     angle: Measure | None
+    half_length: float
 
 
 class Moved(NamedTuple):
@@ -85,7 +91,7 @@ def place_implant(spine: Spine, implant: Implant, level: str, factors: Factors) 
     up = np.array([anterior[1], -anterior[0]])
     if up @ (corners[:2].mean(axis=0) - corners[2:].mean(axis=0)) < 0:
         up = -up
-    centre, long_axis = _moments(implant.mask, scale)
+    centre, long_axis, half_length = _moments(implant.mask, scale)
     offset = centre - corners.mean(axis=0)
     sds = body.corners_sd_px * float(scale.mean()) / sqrt(2)
     origin_sd = hypot(float(np.sqrt((sds**2).sum())) / 4, _CENTROID_SD_PX * float(scale.mean()))
@@ -96,26 +102,29 @@ def place_implant(spine: Spine, implant: Implant, level: str, factors: Factors) 
     if long_axis is not None:
         tilt = degrees(float(np.arctan2(long_axis @ up, long_axis @ anterior)))
         angle = Measure((tilt + 90) % 180 - 90, degrees(turn_sd))
-    return Placement(
-        Measure(along, hypot(origin_sd, above * turn_sd)), Measure(above, hypot(origin_sd, along * turn_sd)), angle
-    )
+    sideways, upward = hypot(origin_sd, above * turn_sd), hypot(origin_sd, along * turn_sd)
+    return Placement(Measure(along, sideways), Measure(above, upward), angle, half_length)
 
 
-def _moments(mask: Rle, scale: Points) -> tuple[Points, Points | None]:
-    """Centroid and direction of the long axis of a mask, in scaled coordinates."""
+def _moments(mask: Rle, scale: Points) -> tuple[Points, Points | None, float]:
+    """Centroid, direction of the long axis and half of the length of a mask, in scaled coordinates.
+
+    The length is that of a bar with the same variance along the axis.
+    """
     rows, columns = np.nonzero(rle.decode(mask))
     points = (np.stack([columns, rows], axis=1) + 0.5) * scale
     centre = points.mean(axis=0)
     values, vectors = np.linalg.eigh(np.cov(points.T)) if len(points) > 2 else (np.ones(2), np.eye(2))
     is_long = values[1] > 0 and sqrt(values[1]) > _LONG_RATIO * sqrt(max(values[0], 0.0))
-    return centre, vectors[:, 1] if is_long else None
+    return centre, vectors[:, 1] if is_long else None, sqrt(3 * max(float(values[1]), 0.0))
 
 
 def match_implants(before: Spine, after: Spine, factors: tuple[Factors, Factors]) -> list[Moved]:
-    """Match implants of the same class and the same levels, the nearest pair first.
+    """Match implants of the same class and the same levels so that they have moved least, all together.
 
-    Rods are matched where their lowest levels are the same, for the film may cut their ends. Implants without levels,
-    or on a vertebra that was not measured at both dates, match none.
+    What counts is the sum of the squares of how far centroids and ends have moved. Rods are matched where their lowest
+    levels are the same, for the film may cut their ends. Implants without levels, or on a vertebra that was not
+    measured at both dates, match none.
 
     Args:
         before: First date, measured.
@@ -126,19 +135,23 @@ def match_implants(before: Spine, after: Spine, factors: tuple[Factors, Factors]
         In the order of the first date's implants.
     """
     old, new = (_placed(spine, factor) for spine, factor in zip((before, after), factors, strict=True))
-    pairs = sorted(
-        (_apart(here, there), m, n)
-        for m, (key, here) in old.items()
-        for n, (other, there) in new.items()
-        if key == other
-    )
     moved: dict[int, Moved] = {}
-    taken: set[int] = set()
-    for _, m, n in pairs:
-        if m not in moved and n not in taken:
+    for key in {key for key, _ in old.values()}:
+        here = [m for m, (other, _) in old.items() if other == key][:_MOST_ALIKE]
+        there = [n for n, (other, _) in new.items() if other == key][:_MOST_ALIKE]
+        for m, n in _assigned(here, there, lambda m, n: _apart(old[m][1], new[n][1])):
             moved[m] = _moved(m, n, old[m][1], new[n][1], before.implants[m].category)
-            taken.add(n)
     return [moved[m] for m in sorted(moved)]
+
+
+def _assigned(
+    here: Sequence[int], there: Sequence[int], apart: Callable[[int, int], float]
+) -> Iterable[tuple[int, int]]:
+    """Pairs, as many as there can be, with the least sum of what they are apart; at equality the first."""
+    if len(here) > len(there):
+        return [(m, n) for n, m in _assigned(there, here, lambda n, m: apart(m, n))]
+    chosen = min(permutations(there, len(here)), key=lambda order: sum(map(apart, here, order)))
+    return zip(here, chosen, strict=True)
 
 
 def _placed(spine: Spine, factors: Factors) -> dict[int, tuple[tuple[str, ...], Placement]]:
@@ -154,7 +167,12 @@ def _placed(spine: Spine, factors: Factors) -> dict[int, tuple[tuple[str, ...], 
 
 
 def _apart(first: Placement, second: Placement) -> float:
-    return hypot(first.anterior.value - second.anterior.value, first.up.value - second.up.value)
+    """Square of how far the centroid has moved, and of how far an end has by turning."""
+    turned = 0.0
+    if first.angle is not None and second.angle is not None:
+        difference = (second.angle.value - first.angle.value + 90) % 180 - 90
+        turned = radians(difference) * min(first.half_length, second.half_length)
+    return (first.anterior.value - second.anterior.value) ** 2 + (first.up.value - second.up.value) ** 2 + turned**2
 
 
 def _moved(before: int, after: int, old: Placement, new: Placement, category: str) -> Moved:

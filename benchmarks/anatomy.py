@@ -172,7 +172,8 @@ def judge_measures(spine: Spine, truth: dict[str, Any], side: int, tally: Tally)
     slipped = {entry["upper"]: abs(entry["percent"]) for entry in ill.get("slips", ())}
     for vertebra in spine.vertebrae:
         if vertebra.level in whole and vertebra.body is not None and vertebra.category != "sacral":
-            drawn = body_values(corners[vertebra.level], *middles[vertebra.level], side)
+            top, bottom = middles[vertebra.level]
+            drawn = body_values(corners[vertebra.level], top, bottom, side)
             for name, value in drawn.items():
                 tally.miss(f"body {name}", vertebra.body.values.get(name), float(value))
             if "genant_grade" in vertebra.body.grades:

@@ -70,6 +70,13 @@ class _Patch:
             result[mine] = self.inside[mine] & other.inside[its]
         return result
 
+    @property
+    def centre(self) -> Points:
+        """Its centre of mass (2,), xy px."""
+        columns, rows = self.inside.sum(axis=0), self.inside.sum(axis=1)
+        middle = np.array([columns @ np.arange(len(columns)), rows @ np.arange(len(rows))]) / columns.sum()
+        return np.asarray(middle + np.array([self.left + 0.5, self.top + 0.5]), dtype=np.float64)
+
     def points(self) -> Points:
         """Centres (P, 2) of its pixels, xy px."""
         rows, columns = np.nonzero(self.inside)
@@ -108,7 +115,7 @@ def relate_implants(vertebrae: Sequence[Vertebra], implants: Sequence[Implant]) 
     if not vertebrae:
         return tuple(plain), describe_construct(plain, [])
     bodies = [_Patch.of(v.mask) for v in vertebrae]
-    chain = _Chain(bodies, np.array([body.points().mean(axis=0) for body in bodies]), vertebrae)
+    chain = _Chain(bodies, np.array([body.centre for body in bodies]), vertebrae)
     patches = [_Patch.of(implant.mask) for implant in plain]
     seated: dict[int, tuple[list[int], list[str]]] = {}
     for place, implant in enumerate(plain):
@@ -185,7 +192,7 @@ def _tip(screw: _Patch, covered: Sequence[Mask]) -> Mask:
 
 def _seat_cage(cage: _Patch, chain: _Chain) -> tuple[list[int], list[str]]:
     """The vertebrae around the disc space of a cage, from below, and the cage's flags."""
-    centre = cage.points().mean(axis=0)
+    centre = cage.centre
     covered = max(float(cage.overlap(patch).sum()) for patch in chain.patches) / int(cage.inside.sum())
     pair, share = _pair_around(centre, chain)
     in_bone = covered > DISC_SHARE and abs(share - 0.5) > _MIDDLE
@@ -231,7 +238,7 @@ def _span_rod(rod: _Patch, chain: _Chain, screws: Sequence[tuple[_Patch, list[in
         rod.left - reach,
         rod.top - reach,
     )
-    held = [place for screw, places in screws for place in places if wide.overlap(screw).any()]
+    held = [place for screw, places in screws for place in places if wide.meets(screw) and screw.overlap(wide).any()]
     if held:
         return list(range(min(held), max(held) + 1))
     if len(chain.centres) < 2:

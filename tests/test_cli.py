@@ -226,6 +226,20 @@ def test_faults_of_files_are_one_message_each(study, capsys, tmp_path):
         ["predict", "--weights", f"{study}/run", images, "--out", f"{tmp_path}/p", "--score", "2"],
         "score_threshold",
     )
+    fails(
+        capsys,
+        [
+            "predict",
+            "--weights",
+            f"{study}/run",
+            images,
+            "--out",
+            f"{tmp_path}/p",
+            "--set",
+            "suppression.pairs.cage.iou=1",
+        ],
+        r"suppression\.pairs: .*a pair must be two classes with a space between \(cage screw\).*got 'cage'",
+    )
     fails(capsys, ["train", "--nonsense"], "nonsense.*\nTry: vertinst train --help")
     assert not (tmp_path / "out.json").exists()
     assert not (tmp_path / "p").exists()

@@ -17,6 +17,7 @@ from vertinst.config import (
     save_config,
 )
 from vertinst.errors import ConfigError
+from vertinst.settings import read_overrides
 
 
 def write(tmp_path: Path, text: str) -> str:
@@ -162,3 +163,10 @@ def test_check_settings_names_the_place() -> None:
     assert check_settings(Options, {"share": "0.25"}).share == 0.25
     with pytest.raises(ConfigError, match=r"--score: share: .*valid number"):
         check_settings(Options, {"share": "much"}, "--score")
+
+
+def test_overrides_alone():
+    texts = ["suppression.pairs.lumbar lumbar.iou=0.4", "max_instances=7"]
+    assert read_overrides(texts) == {"suppression": {"pairs": {"lumbar lumbar": {"iou": 0.4}}}, "max_instances": 7}
+    with pytest.raises(ConfigError, match="--set must be key=value"):
+        read_overrides(["max_instances"])

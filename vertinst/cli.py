@@ -563,6 +563,10 @@ def predict(
     view: View = "auto",
     pixel_spacing_mm: PixelSpacing = None,
     score: Annotated[float, typer.Option(help="Lowest score of an instance.")] = 0.5,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value of `postprocess`, e.g. suppression.join_fragments=false; repeatable."),
+    ] = None,
     classes: Merged = "bone",
     class_masks: Annotated[bool, typer.Option("--class-masks", help="Also write a mask of each class.")] = False,
     images: Annotated[
@@ -583,15 +587,16 @@ def predict(
 ) -> None:
     """Find and name vertebrae and implants on films."""
     with waiting("loading PyTorch"):
-        from vertinst.config import check_settings
         from vertinst.data.radiograph import find_films
         from vertinst.engine.predict import load_model, predict_films
         from vertinst.files import keep_inputs
         from vertinst.postprocess.pipeline import SpineOptions
         from vertinst.postprocess.stated import stated
+        from vertinst.settings import check_settings, read_overrides
 
     said = stated(anchor=anchor, anchors=anchors, view=view, pixel_spacing_mm=pixel_spacing_mm)
-    options = check_settings(SpineOptions, {"score_threshold": score}, "--score")
+    chosen = {"score_threshold": score, **read_overrides(settings or [])}
+    options = check_settings(SpineOptions, chosen, "--set" if settings else "--score")
     paths = find_films(films)
     if overwrite:
         keep_inputs(out_folder, [weights, *films, *([anchors] if anchors else [])])

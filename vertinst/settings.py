@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from vertinst.errors import ConfigError
 
-__all__ = ["check_settings", "differences", "packaged_configs", "read_settings"]
+__all__ = ["check_settings", "differences", "packaged_configs", "read_overrides", "read_settings"]
 
 M = TypeVar("M", bound=BaseModel)
 MAX_CONFIG_BYTES = 1_000_000
@@ -41,6 +41,18 @@ def read_settings(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[dic
     settings: dict[str, Any] = content or {}
     keys = [_override(settings, override) for override in overrides]
     return settings, f"{source} with --set {', '.join(keys)}" if keys else source
+
+
+def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Settings of `key=value` texts alone, as `read_settings` reads them.
+
+    Raises:
+        ConfigError: One is not `key=value`, or its value is not YAML.
+    """
+    settings: dict[str, Any] = {}
+    for override in overrides:
+        _override(settings, override)
+    return settings
 
 
 def check_settings(

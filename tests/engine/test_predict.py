@@ -20,6 +20,7 @@ from vertinst.errors import CheckpointError, ConfigError, DataError, OutputExist
 from vertinst.models import yolact
 from vertinst.postprocess.labelling import parse_anchor
 from vertinst.postprocess.pipeline import SpineOptions
+from vertinst.postprocess.policy import PairRule, Policy
 from vertinst.postprocess.stated import Stated, stated
 from vertinst.report import results
 from vertinst.report.results import read_folder
@@ -183,6 +184,14 @@ def test_masks_of_classes_where_asked_for(predictor: Predictor, tmp_path: Path) 
     with pytest.raises(DataError, match=r"two films would have masks of one name: a\.png and a_lumbar\.png"):
         predict_films(predictor, films, tmp_path / "three", options=OPTIONS, class_masks=True)
     assert not (tmp_path / "three").exists()
+
+
+def test_limits_of_a_class_that_the_model_has_not_are_refused(predictor: Predictor, tmp_path: Path) -> None:
+    options = SpineOptions(suppression=Policy(pairs={"lumbr lumbar": PairRule(iou=0.4)}))
+    film = write_film(tmp_path / "in" / "a.png")
+    with pytest.raises(ConfigError, match=r"suppression\.pairs names lumbr, which is no class of the model"):
+        predict_films(predictor, [film], tmp_path / "out", options=options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_names_are_relative_to_the_root(predictor: Predictor, tmp_path: Path) -> None:

@@ -258,6 +258,12 @@ def predict_films(
     names = _names(films, root)
     check_names(stated.anchors, names)
     classes = merged_classes(merged, predictor.classes)
+    unknown = options.suppression.unknown_classes(predictor.classes)
+    if unknown:
+        raise ConfigError(
+            f"suppression.pairs names {', '.join(unknown)}, which is no class of the model",
+            fix=f"Its classes are {', '.join(predictor.classes)}.",
+        )
     apart = predictor.classes if class_masks else ()
     results.check_masks(out, names, apart)
     provenance = {**predictor.provenance(), "score_threshold": options.score_threshold}

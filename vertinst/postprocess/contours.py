@@ -31,12 +31,18 @@ _SOLID = 0.9
 _LEAST_PROCESS = 0.08
 """Share of the area that must go for a mask to have processes: below it, an opening takes corners alone."""
 
+_SPUR_WIDTH = 0.26
+"""What is narrower than this share of the square root of the area may be an osteophyte."""
+_LEAST_SPUR = 0.017
+"""Share of the area that goes with an osteophyte: without any, an opening takes less from a corner."""
+
 
 def body_outline(mask: Rle) -> Points | None:
     """The outline of the body in a mask, (`SAMPLES`, 2) float64 xy px, evenly spaced; y down, it turns clockwise.
 
     Of several parts it is the largest. Processes (spinous, articular) in the outline are cut off by an opening with a
-    disc of 0.3 of the square root of the area, after which the corners of the body are given back. Holes are ignored.
+    disc of 0.3 of the square root of the area, after which the corners of the body are given back, and osteophytes by
+    one with a smaller disc. Holes are ignored.
 
     Returns:
         None for an empty mask, one of a few pixels, and a line.
@@ -45,11 +51,12 @@ def body_outline(mask: Rle) -> Points | None:
         return None
     outline = rle.rle_to_polygons(mask)[0].exterior
     (_, (width, depth), _) = cv2.minAreaRect(outline.astype(np.float32))
-    if _area_px2(outline) < LEAST_AREA_PX2 or min(width, depth) < LEAST_WIDTH_PX:
+    area = _area_px2(outline)
+    if area < LEAST_AREA_PX2 or min(width, depth) < LEAST_WIDTH_PX:
         return None
-    if _area_px2(outline) < _SOLID * _area_px2(cv2.convexHull(outline.astype(np.float32)).reshape(-1, 2)):
-        outline = _without_processes(outline)
-    return even_samples(outline, SAMPLES)
+    if area < _SOLID * _area_px2(cv2.convexHull(outline.astype(np.float32)).reshape(-1, 2)):
+        outline = _without_processes(outline, area)
+    return even_samples(_without_spurs(outline, _area_px2(outline)), SAMPLES)
 
 
 def _area_px2(outline: npt.NDArray[Any]) -> float:
@@ -75,20 +82,37 @@ def opened(patch: npt.NDArray[np.uint8], radius_px: float) -> npt.NDArray[np.uin
     return np.asarray(away <= radius_px).view(np.uint8) & patch
 
 
-def _without_processes(outline: Points) -> Points:
+def _without_processes(outline: Points, area: float) -> Points:
     """The body of a vertebra: its outline where it has no processes to lose, or nothing would remain."""
-    corner = np.floor(outline.min(axis=0)) - 1
-    columns, rows = np.ceil(outline.max(axis=0) - corner).astype(int) + 1
-    patch = rle.decode(rle.polygons_to_rle([outline - corner], (rows, columns))).view(np.uint8)
-    area = int(np.count_nonzero(patch))
+    patch, corner = _patch(outline)
     radius = 0.5 * _PROCESS_WIDTH * float(np.sqrt(area))
     core = opened(patch, radius)
     kept = int(np.count_nonzero(core))
     if kept < area / 4 or area - kept < _LEAST_PROCESS * area:
         return outline
     away = cv2.distanceTransform(1 - _largest_part(core), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    body = patch.view(np.bool_) & (away <= _CORNER_REACH * radius)
-    exterior: Points = rle.rle_to_polygons(rle.encode(body))[0].exterior + corner
+    return _exterior(patch.view(np.bool_) & (away <= _CORNER_REACH * radius), corner)
+
+
+def _without_spurs(outline: Points, area: float) -> Points:
+    """An outline without what an opening by a small disc takes from it, where that is more than a corner."""
+    patch, corner = _patch(outline)
+    rest = patch & (1 - opened(patch, _SPUR_WIDTH / 2 * float(np.sqrt(area))))
+    _, labels, facts, _ = cv2.connectedComponentsWithStats(rest, connectivity=8)
+    large = facts[:, cv2.CC_STAT_AREA] > _LEAST_SPUR * area
+    large[0] = False
+    return _exterior(patch.view(np.bool_) & ~large[labels], corner) if large.any() else outline
+
+
+def _patch(outline: Points) -> tuple[npt.NDArray[np.uint8], Points]:
+    """What an outline encloses (0 and 1) with a margin of a pixel or more, and where its corner lies, xy px."""
+    corner = np.floor(outline.min(axis=0)) - 1
+    columns, rows = (np.ceil(outline.max(axis=0) - corner).astype(int) + 1).tolist()
+    return rle.decode(rle.polygons_to_rle([outline - corner], (rows, columns))).view(np.uint8), corner
+
+
+def _exterior(patch: npt.NDArray[np.bool_], corner: Points) -> Points:
+    exterior: Points = rle.rle_to_polygons(rle.encode(patch))[0].exterior + corner
     return exterior
 
 

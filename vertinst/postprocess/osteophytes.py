@@ -11,11 +11,11 @@ from vertinst.structures.measures import CORNERS, Osteophyte
 
 __all__ = ["find_osteophytes"]
 
-DISC = 0.2
+DISC = 0.25
 """Radius of the opening's disc, as a share of the body's height."""
 NEAR = 0.3
 """Furthest that an osteophyte's centre lies from its corner, as a share of the body's height."""
-LEAST = 0.012
+LEAST = 0.02
 """Least area, as a share of the height's square."""
 CORNER_SHARE = 1 - np.pi / 4
 """A disc of radius r leaves this share of r^2 of a right-angled corner that has no osteophyte."""

@@ -16,7 +16,7 @@ from vertinst.postprocess.labelling import parse_anchor
 from vertinst.postprocess.pipeline import SpineOptions, build_spine
 from vertinst.postprocess.stated import stated
 from vertinst.report import results
-from vertinst.structures import Annotation, Dataset, ImageRecord, Instances, Scale, rle
+from vertinst.structures import Annotation, Dataset, ImageRecord, Implant, Instances, Scale, rle
 
 SIZE = (420, 200)
 CLASSES = ("lumbar", "sacral")
@@ -147,6 +147,14 @@ def test_no_annotation_is_suppressed():
     spine = spine_of_annotations(doubled, Dataset(CLASSES, (doubled,)))
     assert len(spine.vertebrae) + len(spine.candidates) == 4
     assert not [event for event in spine.log if event["event"] == "suppressed"]
+
+
+def test_measuring_again_suppresses_nothing_more(tmp_path):
+    rod = {"score": 0.9, "box": rle.box_xyxy(body(2)), "mask": body(2)}
+    spine = replace(found(), implants=(Implant("rod", **rod), Implant("rod", **rod)))
+    results.write_film(tmp_path / "in", "a.png", None, spine, {})
+    again = measure(tmp_path / "in", tmp_path / "out")["a.png"]
+    assert [i.category for i in again.implants] == ["rod", "rod"]
 
 
 def test_films_without_annotations_are_empty():

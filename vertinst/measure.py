@@ -103,7 +103,8 @@ def _of_results(folder: Path, film: FilmResult, stated: Stated, images: Path | N
     header = _header(images, name)
     again = relabel(
         spine,
-        options=SpineOptions(score_threshold=_threshold(film.provenance)),
+        # What was suppressed stays so, and by whichever policy: nothing more goes.
+        options=SpineOptions(score_threshold=_threshold(film.provenance), suppression=_nothing_goes()),
         anchor=stated.anchor_of(name) or _earlier_anchor(spine),
         view=stated.view_of(name),
         scale=stated.scale or spine.scale or _scale(header),

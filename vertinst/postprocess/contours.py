@@ -21,14 +21,14 @@ LEAST_AREA_PX2 = 24
 LEAST_WIDTH_PX = 3.0
 """A mask with less area, or nowhere wider, has no corners that could be measured."""
 
-_PROCESS_WIDTH = 0.3
-"""What is narrower than this share of the square root of the area (a third of a body's height) is no body."""
+_PROCESS_WIDTH = 0.85
+"""What is narrower than this share of the widest place of an outline is no body."""
 _CORNER_REACH = 0.5
 """An opening with a disc of radius r takes 0.41 r from a right-angled corner; so much and a little more is given back.
 """
 _SOLID = 0.9
 """Share of its convex hull that an outline without processes fills: walls are hollow, but not so much."""
-_LEAST_PROCESS = 0.08
+_LEAST_PROCESS = 0.28
 """Share of the area that must go for a mask to have processes: below it, an opening takes corners alone."""
 
 _SPUR_WIDTH = 0.26
@@ -41,7 +41,7 @@ def body_outline(mask: Rle) -> Points | None:
     """The outline of the body in a mask, (`SAMPLES`, 2) float64 xy px, evenly spaced; y down, it turns clockwise.
 
     Of several parts it is the largest. Processes (spinous, articular) in the outline are cut off by an opening with a
-    disc of 0.3 of the square root of the area, after which the corners of the body are given back, and osteophytes by
+    disc of 0.85 of the largest one inside, after which the corners of the body are given back, and osteophytes by
     one with a smaller disc. Holes are ignored.
 
     Returns:
@@ -85,7 +85,7 @@ def opened(patch: npt.NDArray[np.uint8], radius_px: float) -> npt.NDArray[np.uin
 def _without_processes(outline: Points, area: float) -> Points:
     """The body of a vertebra: its outline where it has no processes to lose, or nothing would remain."""
     patch, corner = _patch(outline)
-    radius = 0.5 * _PROCESS_WIDTH * float(np.sqrt(area))
+    radius = _PROCESS_WIDTH * float(cv2.distanceTransform(patch, cv2.DIST_L2, cv2.DIST_MASK_PRECISE).max())
     core = opened(patch, radius)
     kept = int(np.count_nonzero(core))
     if kept < area / 4 or area - kept < _LEAST_PROCESS * area:

@@ -204,7 +204,10 @@ def test_scoliosis_that_puts_neighbours_side_by_side():
     centres = np.stack([400 + radius * np.sin(angles), 350 - radius * np.cos(angles)], axis=1)[::-1]
     square = np.array([[-30, -30], [30, -30], [30, 30], [-30, 30]])
     turn = [np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) for a in angles[::-1]]
-    masks = [rle.polygons_to_rle([c + square @ t.T], size) for c, t in zip(centres, turn, strict=True)]
+    # Seen from the front, S1 is the largest and reaches up to L5.
+    scales = [1.2] + [1.0] * 8
+    placed = zip(centres, turn, scales, strict=True)
+    masks = [rle.polygons_to_rle([c + scale * square @ t.T], size) for c, t, scale in placed]
     instances = Instances.from_masks(size, masks, [2] + [1] * 8, [0.9] * 9)
     options = SpineOptions(labelling=LabelOptions(highest_level=None))
     for order in (range(9), [4, 8, 0, 3, 7, 1, 6, 2, 5]):

@@ -31,8 +31,6 @@ _SPACING_SD = 0.12
 _TURN_SD_DEG = 14.0
 _FIRST_TURN_SD_DEG = 28.0
 """Where the chain leaves the sacrum its centroid may lie aside, all the more where the sacrum is one instance."""
-_SACRAL_GAP = (0.15, 0.14)
-"""Free distance between the outlines of S1 and L5, in spacings: mean and standard deviation."""
 _SIZE_LOG_SD = 0.11
 _FALSE_SIZE_LOG_SD = 0.5
 _FALSE_AREA = 30.0
@@ -43,15 +41,36 @@ _MAX_MISSED = 2
 _SURE_SCORE = 3.0
 """Log odds at which a network's score counts no more: scores of 0.99 are not that rare on false detections."""
 _LEAST_KEPT = 0.2
-_SACRAL_SIZE = {"S1": (0.98, 0.08), "S2": (0.79, 0.06)}
-"""Root of a sacral body's area over that of the film's lumbar ones: mean and standard deviation."""
-_WHOLE_SACRUM = (1.15, 2.2)
-"""The same ratio where one instance holds more than S1: anything in this range."""
-
-_SACRAL_STEP = 0.74
-"""Distance of sacral centroids in lumbar spacings."""
+_SACRAL_MISSED = 0.35
+"""One minus the part of their distance beyond which a sacral body is taken to be missed in between."""
 _SACRAL_LEAST = 0.45
-"""Share of that distance below which two are one: on antero-posterior films the sacrum is foreshortened."""
+"""Share of the distance of neighbouring sacral bodies below which two detections are one."""
+
+
+class _Sacrum(NamedTuple):
+    """What the sacrum looks like: means and standard deviations; sizes are roots of areas over those of lumbar bodies.
+
+    Attributes:
+        s1_size: Of S1 alone.
+        s2_size: Of S2 alone.
+        whole_size: Where one instance holds more than S1: anything in this range.
+        gap: Free distance between the outlines of S1 and L5, in spacings; negative where they overlap.
+        step: Distance of the centroids of neighbouring sacral bodies, in spacings.
+    """
+
+    s1_size: tuple[float, float]
+    s2_size: tuple[float, float]
+    whole_size: tuple[float, float]
+    gap: tuple[float, float]
+    step: float
+
+
+_SACRA = {
+    "lateral": _Sacrum((0.98, 0.08), (0.79, 0.06), (1.15, 2.2), (0.15, 0.14), 0.74),
+    # The sacrum leans towards the film: it is foreshortened, and S1 lies over L5.
+    "ap": _Sacrum((1.15, 0.11), (0.92, 0.07), (1.35, 2.6), (-0.38, 0.25), 0.64),
+}
+
 _BESIDE_DEG = 75.0
 """Sacral detections at less than this angle with the way to the first lumbar vertebra are not below S1."""
 
@@ -122,14 +141,16 @@ def spacing_per_size(centroids: Points, sizes: Points) -> float:
     return float(np.median(ratios))
 
 
-def read_chains(found: Detections) -> list[Chain]:
+def read_chains(found: Detections, view: str = "lateral") -> list[Chain]:
     """The most likely readings, best first; at least one, which may be empty.
+
+    `view` is `lateral` or `ap`: the sacrum looks different.
 
     Every reading begins and ends with a detection that is kept, but for the sacrum: where none is kept, a candidate may
     be it. Without a sacral detection chains start anywhere, and each is there in the direction in which it was found
     only: which end is the lower one is not decided here.
     """
-    return _Search(found).run()
+    return _Search(found, _SACRA[view]).run()
 
 
 class _Partial(NamedTuple):
@@ -143,8 +164,8 @@ class _Partial(NamedTuple):
 class _Search:
     """Tables of all pairs, and the beam."""
 
-    def __init__(self, found: Detections) -> None:
-        self.found = found
+    def __init__(self, found: Detections, sacrum: _Sacrum) -> None:
+        self.found, self.looks = found, sacrum
         self.lumbar = np.flatnonzero(~found.sacral)
         trusted = self.lumbar[found.kept[self.lumbar] & ~found.cut[self.lumbar]]
         trusted = trusted if len(trusted) else self.lumbar
@@ -232,10 +253,10 @@ class _Search:
         if self.typical == 0 or self.found.cut[i]:
             return 0.0, math.log(_MISSED)
         ratio = float(self.found.sizes[i]) / self.typical
-        as_s1 = 0.7 * _normal(ratio, *_SACRAL_SIZE["S1"])
-        low, high = _WHOLE_SACRUM
+        as_s1 = 0.7 * _normal(ratio, *self.looks.s1_size)
+        low, high = self.looks.whole_size
         as_s1 += 0.3 / (high - low) if low <= ratio <= high else 0.0
-        as_s2 = _normal(ratio, *_SACRAL_SIZE["S2"])
+        as_s2 = _normal(ratio, *self.looks.s2_size)
         return math.log(max(as_s1, 1e-3)), math.log(max(as_s2, 1e-3)) + math.log(_MISSED)
 
     def _extended(self, partial: _Partial) -> list[_Partial]:
@@ -248,14 +269,14 @@ class _Search:
         return self._from_sacrum(partial, partial.sacrum)
 
     def _from_sacrum(self, partial: _Partial, sacrum: int) -> list[_Partial]:
-        mean, spread = _SACRAL_GAP
+        mean, spread = self.looks.gap
         longer = []
         for j in self.lumbar.tolist():
             spacing = float(self.spacing[sacrum, j])
             below = sum(self.gain[k] for k, _ in self._lower(sacrum, j))
             for missed in range(_MAX_MISSED + 1):
                 # Missed sacral bodies lie closer together than lumbar ones.
-                expected = mean + missed + 1.16 * _SACRAL_STEP * partial.sacral_steps
+                expected = mean + missed + 1.16 * self.looks.step * partial.sacral_steps
                 off = (float(self.found.gaps[sacrum, j]) / spacing - expected) / (spread * (1 + 0.3 * missed))
                 score = partial.score - 0.5 * off**2 + _place_prior(missed, _FIRST_TURN_SD_DEG) + self.gain[j]
                 if off**2 < 2 * _FORGET:
@@ -273,13 +294,13 @@ class _Search:
             others = [k for k in others if math.cos(self.angle[sacrum][k] - self.angle[sacrum][first]) < least]
         # Without a lumbar vertebra the sacral bodies' own size tells how far apart they lie.
         spacing = float(self.spacing[sacrum, sacrum]) or SPACING_PER_SIZE * float(self.found.sizes[sacrum])
-        step = _SACRAL_STEP * spacing
+        step = self.looks.step * spacing
         lower: list[tuple[int, int]] = []
         last, reached = sacrum, 0
         for k in sorted(others, key=lambda k: (self.distance[sacrum, k], k)):
             if self.distance[last, k] < _SACRAL_LEAST * step:
                 continue
-            reached += max(1, round(float(self.distance[last, k]) / step))
+            reached += max(1, int(float(self.distance[last, k]) / step + _SACRAL_MISSED))
             lower.append((k, reached))
             last = k
         return lower

@@ -141,6 +141,7 @@ def label_levels(
     kept: npt.NDArray[np.bool_] | None = None,
     anchor: Anchor | None = None,
     options: LabelOptions = LabelOptions(),  # noqa: B008 - frozen
+    view: str = "lateral",
 ) -> Levels:
     """Name the vertebrae of one film.
 
@@ -157,6 +158,7 @@ def label_levels(
         kept: (N,) which are at or above the score threshold; None for all. Others are candidates.
         anchor: What the user says about the chain, if anything.
         options: What is known of the annotation and of people.
+        view: `lateral` or `ap`.
 
     Returns:
         Names and flags: `no_vertebra`, `no_sacrum`, `no_lumbar` (sacral instances alone: S1 is taken to be the
@@ -171,7 +173,7 @@ def label_levels(
     by_place = np.lexsort((scores, places[:, 0], places[:, 1]))
     ordered = [masks[i] for i in by_place.tolist()]
     found = _detections(ordered, sacral[by_place], np.asarray(scores, dtype=np.float64)[by_place], kept[by_place])
-    levels = _Labelling(ordered, found, anchor, options).levels()
+    levels = _Labelling(ordered, found, anchor, options, view).levels()
     return levels._replace(
         order=[int(by_place[i]) for i in levels.order], extra=[int(by_place[i]) for i in levels.extra]
     )
@@ -216,8 +218,10 @@ def _free_px(lower: Rle, upper: Rle, a: npt.NDArray[np.float64], b: npt.NDArray[
 class _Labelling:
     """One film: all readings with names, and what follows from them."""
 
-    def __init__(self, masks: Sequence[Rle], found: Detections, anchor: Anchor | None, options: LabelOptions) -> None:
-        self.masks, self.found, self.anchor, self.options = masks, found, anchor, options
+    def __init__(
+        self, masks: Sequence[Rle], found: Detections, anchor: Anchor | None, options: LabelOptions, view: str
+    ) -> None:
+        self.masks, self.found, self.anchor, self.options, self.view = masks, found, anchor, options, view
         self.flags: list[str] = []
         self.target = self._anchored_detection()
         self.readings = self._readings()
@@ -237,7 +241,7 @@ class _Labelling:
         return Levels(list(best.order), list(best.names), list(confidence), extra, flags, naming)
 
     def _readings(self) -> list[_Reading]:
-        readings = [r for chain in read_chains(self.found) for r in self._named(chain)]
+        readings = [r for chain in read_chains(self.found, self.view) for r in self._named(chain)]
         if self.anchor is not None and self.anchor.position == "at":
             target, level = self.target, self.anchor.level
             hit = [r for r in readings if (target, level) in list(zip(r.order, r.names, strict=True))]

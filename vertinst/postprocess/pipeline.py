@@ -161,6 +161,7 @@ class _Film:
             self.kept[bone],
             anchor,
             self.options.labelling,
+            view,
         )
         order = [bone[position] for position in levels.order]
         extra = [bone[position] for position in levels.extra]

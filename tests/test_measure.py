@@ -11,9 +11,9 @@ import pytest
 from vertinst.cli import run
 from vertinst.converters import coco
 from vertinst.errors import DataError, OutputExistsError
-from vertinst.measure import DIFFERS, measure, spine_of_annotations
+from vertinst.measure import DIFFERS, MOST, measure, spine_of_annotations
 from vertinst.postprocess.labelling import parse_anchor
-from vertinst.postprocess.pipeline import SpineOptions, build_spine
+from vertinst.postprocess.pipeline import SpineOptions, build_spine, relabel
 from vertinst.postprocess.stated import stated
 from vertinst.report import results
 from vertinst.structures import Annotation, Dataset, ImageRecord, Implant, Instances, Scale, rle
@@ -155,6 +155,22 @@ def test_measuring_again_suppresses_nothing_more(tmp_path):
     results.write_film(tmp_path / "in", "a.png", None, spine, {})
     again = measure(tmp_path / "in", tmp_path / "out")["a.png"]
     assert [i.category for i in again.implants] == ["rod", "rod"]
+
+
+def test_logs_of_strangers_are_kept_whatever_they_hold():
+    log = ({"by": 1}, {"event": ["recovered"]}, {"event": "recovered"})
+    again = relabel(replace(found(), log=log))
+    assert again.log[:2] == log[:2]
+    assert len(again.log) == 2
+
+
+def test_of_thousands_of_annotations_the_largest_are_looked_at():
+    annotations = [Annotation("lumbar", body(n)) for n in range(5)]
+    dots = [rle.paste(np.ones((2, 2), dtype=bool), 2 * n % 400, 2 * (n // 200), SIZE) for n in range(3000)]
+    film = ImageRecord(1, "a.png", SIZE[1], SIZE[0], annotations=(*(Annotation("rod", m) for m in dots), *annotations))
+    spine = spine_of_annotations(film, Dataset(("lumbar", "rod"), (film,)))
+    assert len(spine.vertebrae) == 5
+    assert {"event": "removed", "count": 3005 - MOST, "reason": "max_instances"} in spine.log
 
 
 def test_films_without_annotations_are_empty():

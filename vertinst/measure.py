@@ -30,10 +30,13 @@ from vertinst.structures.spine import LEVELS, TRANSITIONAL, is_level
 from vertinst.structures.views import view_name
 from vertinst.version import __version__
 
-__all__ = ["DIFFERS", "measure", "spine_of_annotations"]
+__all__ = ["DIFFERS", "MOST", "measure", "spine_of_annotations"]
 
 DIFFERS = "levels_differ_from_annotation"
 """Flag of a film whose annotated levels are not those counted from the lowest of them."""
+
+MOST = 200
+"""Annotations of a film at most: all of a spine with its ribs and metal, and no more than the search can look at."""
 
 
 def measure(
@@ -153,8 +156,9 @@ def spine_of_annotations(
 ) -> Spine:
     """Make a spine of what people annotated on a film; nothing of it is suppressed, and every score is 1.
 
-    Levels are counted from the anchor, else from the lowest lumbar vertebra with an annotated level, else from the
-    sacrum. Where the count gives another level than the annotation says, the film is flagged `DIFFERS`.
+    Of more than `MOST` the smallest are left out, as the log then says. Levels are counted from the anchor, else from
+    the lowest lumbar vertebra with an annotated level, else from the sacrum. Where the count gives another level than
+    the annotation says, the film is flagged `DIFFERS`.
 
     Args:
         record: The film; annotations marked `ignore` are left out.
@@ -168,7 +172,7 @@ def spine_of_annotations(
     spine = build_spine(
         replace(instances, scores=np.ones(len(instances), dtype=np.float32)),
         dataset.categories,
-        options=SpineOptions(suppression=_nothing_goes(), max_instances=max(len(instances), 1)),
+        options=SpineOptions(suppression=_nothing_goes(), max_instances=MOST),
         anchor=anchor or _annotated_anchor(kept),
         view=view,
         scale=scale,

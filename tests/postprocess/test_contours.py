@@ -46,3 +46,14 @@ def test_an_opening_keeps_what_a_disc_reaches() -> None:
     assert kept[30, 55] == 0
     assert kept[10, 10] == 0
     assert opened(patch, 30.0).sum() == 0
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (3, 60), (60, 3), (4, 80), (90, 5)])
+def test_bodies_of_a_few_pixels_and_bars_are_no_exception(size) -> None:
+    bar = np.zeros((100, 100), dtype=bool)
+    bar[5 : 5 + size[0], 7 : 7 + size[1]] = True
+    outline = body_outline(rle.encode(bar))
+    if outline is not None:
+        assert np.isfinite(outline).all()
+        assert (outline.min(axis=0) >= [7, 5]).all()
+        assert (outline.max(axis=0) <= [7 + size[1], 5 + size[0]]).all()

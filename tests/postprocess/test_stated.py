@@ -42,6 +42,7 @@ def test_what_cannot_be_meant_is_refused(how, message):
     [
         (["L5=lowest"], "must be an object of anchors by film, got list"),
         ({"a.png": 5}, r"anchors\.json, a\.png: an anchor must be a text, got int"),
+        ({"a.png": f"L5@{'9' * 400},1"}, r"anchors\.json, a\.png: anchor must be"),
         ({"a.png": "L9=lowest"}, r"anchors\.json, a\.png: anchor must be"),
     ],
 )

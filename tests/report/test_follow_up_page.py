@@ -2,6 +2,7 @@ import csv
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import jsonschema
@@ -10,7 +11,9 @@ import pytest
 
 from vertinst.cli import run
 from vertinst.report import follow_up, labelled, results
+from vertinst.report.follow_up import compare_films, to_rows
 from vertinst.report.measure_words import measure_words
+from vertinst.report.results import FilmResult
 from vertinst.structures import Implant, Spine, Vertebra, rle
 from vertinst.structures.measures import Body, Measure
 
@@ -77,6 +80,15 @@ def test_two_dates_become_a_page_a_table_and_json(predictions, tmp_path, capsys)
     assert page.count('class="marked"') == 2
     assert "<script" not in page
     assert "http" not in re.sub(r"http-equiv", "", re.sub(r"base64,[\w+/=]+", "", page))
+
+
+def test_no_cell_of_the_table_is_a_formula():
+    spine = make_spine()
+    spine = replace(spine, implants=(replace(spine.implants[0], category="@SUM(A1)"),))
+    films = [FilmResult(Path(name), name, spine, {}) for name in ("=HYPERLINK(1).png", "+b.png")]
+    cells = {cell for row in to_rows(compare_films(*films)) for cell in row if isinstance(cell, str)}
+    assert {"'=HYPERLINK(1).png", "'+b.png", "'@SUM(A1)"} <= cells
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
 
 
 def test_a_folder_is_compared_patient_by_patient(predictions, tmp_path, capsys):

@@ -101,7 +101,9 @@ def _without_spurs(outline: Points, area: float) -> Points:
     _, labels, facts, _ = cv2.connectedComponentsWithStats(rest, connectivity=8)
     large = facts[:, cv2.CC_STAT_AREA] > _LEAST_SPUR * area
     large[0] = False
-    return _exterior(patch.view(np.bool_) & ~large[labels], corner) if large.any() else outline
+    kept = patch.view(np.bool_) & ~large[labels]
+    # Of a shape so narrow that the disc reaches nowhere, all would be a spur.
+    return _exterior(kept, corner) if large.any() and kept.any() else outline
 
 
 def _patch(outline: Points) -> tuple[npt.NDArray[np.uint8], Points]:

@@ -74,6 +74,8 @@ _SACRA = {
 _BESIDE_DEG = 75.0
 """Sacral detections at less than this angle with the way to the first lumbar vertebra are not below S1."""
 
+_LONGEST = 40
+"""Vertebrae of a chain at most: more than there are names, so that more of them change nothing."""
 _BEAM = 48
 _READINGS = 160
 _FORGET = 14.0
@@ -209,10 +211,13 @@ class _Search:
     def run(self) -> list[Chain]:
         beam = self._starts()
         whole: list[_Partial] = []
-        while beam:
+        best = top = -math.inf
+        while beam and len(beam[0].chain) <= _LONGEST:
             beam.sort(key=_by_score)
-            whole += [self._ended(p) for p in beam if not p.chain or self.kept[p.chain[-1]]]
-            best = max(p.score for p in [*whole, *beam])
+            ended = [self._ended(p) for p in beam if not p.chain or self.kept[p.chain[-1]]]
+            best = max(best, *(p.score for p in [*ended, *beam]))
+            top = max([top, *(p.score for p in ended if p.chain or p.sacrum is not None)])
+            whole += [p for p in ended if p.score >= top - _FORGET]
             beam = [p for p in beam[:_BEAM] if p.score > best - 2 * _FORGET]
             beam = [longer for p in beam for longer in self._extended(p)]
         whole.sort(key=_by_score)

@@ -35,7 +35,7 @@ _CUT_MARGIN = 0.01
 _ROOM = 0.35
 """Part of a spacing that a vertebra needs beyond its centre to be found."""
 _ANCHOR = re.compile(
-    r"\s*([SLT]\d{1,2}|C\d)\s*(?:=\s*(lowest|highest)|@\s*(\d+(?:\.\d+)?)\s*,\s*(\d+(?:\.\d+)?))\s*", re.I
+    r"\s*([SLT]\d{1,2}|C\d)\s*(?:=\s*(lowest|highest)|@\s*(\d{1,9}(?:\.\d+)?)\s*,\s*(\d{1,9}(?:\.\d+)?))\s*", re.I
 )
 
 

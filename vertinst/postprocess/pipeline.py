@@ -133,7 +133,7 @@ def relabel(
     again = build_spine(
         instances, categories, options=options, anchor=anchor, view=view or spine.view, scale=scale or spine.scale
     )
-    earlier = tuple(event for event in spine.log if event["event"] not in _OF_LABELLING)
+    earlier = tuple(event for event in spine.log if event.get("event") not in _OF_LABELLING)
     return replace(again, log=(*earlier, *again.log))
 
 

@@ -25,6 +25,7 @@ from vertinst.report.measure_words import flag_sentence, measure_words
 from vertinst.report.outlines import vertebra_shapes
 from vertinst.report.pages import template
 from vertinst.report.results import FilmResult, read_films
+from vertinst.report.tables import harmless
 from vertinst.structures.measures import Measure
 from vertinst.version import __version__
 
@@ -224,7 +225,10 @@ def _measure(measure: Measure) -> dict[str, float | None]:
 
 
 def to_rows(pair: Pair) -> list[list[str | float | int]]:
-    """Rows of the table, one a change, with the columns `COLUMNS`; `beyond` is 1, 0 or empty."""
+    """Rows of the table, one a change, with the columns `COLUMNS`; `beyond` is 1, 0 or empty.
+
+    No text is a formula to a spreadsheet: see `tables`.
+    """
     found = pair.found
     parts = [("film", "", found.film)]
     parts += [("vertebra", part.name, part.changes) for part in found.vertebrae]
@@ -232,7 +236,8 @@ def to_rows(pair: Pair) -> list[list[str | float | int]]:
     parts += [(part.category, " ".join(part.levels), part.changes) for part in found.implants]
     return [
         [
-            pair.before.file_name, pair.after.file_name, part, name, change.name, measure_words(change.name).unit,
+            *map(harmless, (pair.before.file_name, pair.after.file_name, part, name, change.name)),
+            measure_words(change.name).unit,
             *(_cell(v) for v in (*change.before, *change.after, change.change, change.uncertainty)),
             "" if change.beyond is None else int(change.beyond),
         ]

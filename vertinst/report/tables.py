@@ -26,7 +26,7 @@ from vertinst.report.results import FilmResult
 from vertinst.structures.measures import CORNERS, Body, Disc, Measure
 from vertinst.structures.spine import Implant, Spine, Vertebra
 
-__all__ = ["DISC_MEASURES", "FILM_MEASURES", "VERTEBRA_MEASURES", "tables", "write_tables"]
+__all__ = ["DISC_MEASURES", "FILM_MEASURES", "VERTEBRA_MEASURES", "harmless", "tables", "write_tables"]
 
 Cell: TypeAlias = str | int | float | bool | None
 Row: TypeAlias = dict[str, Cell]
@@ -204,8 +204,13 @@ def _cell(value: Cell | np.generic) -> str:
     if isinstance(value, float):
         # The sum turns -0 into 0.
         return f"{value + 0.0:.{_DIGITS}g}" if math.isfinite(value) else ""
+    return harmless(value)
+
+
+def harmless(text: str) -> str:
+    """A text as a cell that no spreadsheet takes for a formula; see the module."""
     # A zero byte ends the text for many readers.
-    text = value.replace("\0", "\ufffd")
+    text = text.replace("\0", "\ufffd")
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 

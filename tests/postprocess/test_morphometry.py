@@ -26,16 +26,12 @@ def spine(monkeypatch):
     """Makes spines whose corners are known: those of the outlines that their masks were drawn from."""
     known = {}
 
-    def find(mask, orientation, *, sacral=False):
-        return known.get(mask["counts"])
-
-    def sample(mask, orientation, *, sacral=False, count=16, seed=0):
+    def find(mask, orientation, *, sacral=False, count=16, seed=0):
         corners = known.get(mask["counts"])
         noise = np.random.default_rng(seed).normal(0, 0.5, (count, 4, 2))
-        return None if corners is None else corners + noise
+        return None if corners is None else (corners, corners + noise)
 
-    monkeypatch.setattr(endplates, "find_corners", find)
-    monkeypatch.setattr(endplates, "sample_corners", sample)
+    monkeypatch.setattr(endplates, "corners_with_samples", find)
 
     def make(all_corners, levels=LEVELS, *, orientation=RIGHT, **kwargs):
         vertebrae = []

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vertinst.postprocess.chain import centroids_xy
-from vertinst.postprocess.landmarks import find_corners, sample_corners
+from vertinst.postprocess.landmarks import corners_with_samples
 from vertinst.postprocess.orientation import frames
 from vertinst.structures import Orientation, Rle, Scale, Spine, rle
 
@@ -65,17 +65,15 @@ def find_landmarks(spine: Spine, orientation: Orientation, which: Sequence[int],
         vertebra, frame = spine.vertebrae[index], own[index]
         sacral = vertebra.category == "sacral" and spine.view == "lateral"
         frame = orientation if sacral else frame
-        found.append(find_corners(vertebra.mask, frame, sacral=sacral))
-        base = found[-1]
-        if base is None:
-            sampled.append(None)
+        # Seeded one by one: the errors of neighbours must not be the same.
+        both = corners_with_samples(vertebra.mask, frame, sacral=sacral, count=count, seed=index)
+        base, noisy = (None, None) if both is None else both
+        found.append(base)
+        sampled.append(noisy if count else None)
+        if base is None or noisy is None:
             continue
         corners[0, place], middles[0, place] = base, hollow_middles(vertebra.mask, base)
-        # Seeded one by one: the errors of neighbours must not be the same.
-        noisy = sample_corners(vertebra.mask, frame, sacral=sacral, count=count, seed=index) if count else None
-        sampled.append(noisy)
-        if noisy is not None:
-            corners[1:, place] = noisy
+        corners[1:, place] = noisy
     middles[1:] = middles[0] + _middle_noise(corners)
     lost = _cut(corners[0], spine.image_size)
     corners[:, lost] = np.nan

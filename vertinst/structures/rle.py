@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from vertinst.errors import DataError
+from vertinst.structures.recent import recent
 
 __all__ = [
     "MAX_PIXELS",
@@ -49,9 +50,11 @@ Rle: TypeAlias = dict[str, Any]
 
 # The rasteriser walks along an outline in steps of a fifth of a pixel and keeps them all: about 200 MB at this length.
 MAX_OUTLINE_PX = 2_000_000.0
-# Six chunks of five bits hold every run that an image of `MAX_PIXELS` can have.
-MAX_SHIFT = 30
+# So many chunks of five bits hold every run that an image of `MAX_PIXELS` can have, and no sum of them is too large.
+MAX_CHUNKS = 7
 _MERGED_AT_ONCE = 16
+# Crops up to this size are kept for the next who asks.
+_SMALL_PX = 2**18
 # 20,000 x 20,000: far above any film, far below what would exhaust a workstation as one bool mask.
 MAX_PIXELS = 400_000_000
 
@@ -105,12 +108,18 @@ def decode_crop(rle: Rle) -> tuple[npt.NDArray[np.bool_], int, int]:
     """The mask within its tight box; work and memory are those of the box.
 
     Returns:
-        (h, w) bool, left and top of the box, px; (0, 0) bool, 0 and 0 for an empty mask.
+        (h, w) bool, read-only, left and top of the box, px; (0, 0) bool, 0 and 0 for an empty mask.
     """
-    left, top, right, bottom = (int(v) for v in box_xyxy(rle))
+    left, top, right, bottom = _bounds(rle)
+    crop = _small_crop if (bottom - top) * (right - left) <= _SMALL_PX else _crop
+    return crop(rle), left, top
+
+
+def _crop(rle: Rle) -> npt.NDArray[np.bool_]:
+    left, top, right, bottom = _bounds(rle)
     height, width = bottom - top, right - left
     if width <= 0:
-        return np.zeros((0, 0), dtype=np.bool_), 0, 0
+        return np.zeros((0, 0), dtype=np.bool_)
     ends = np.cumsum(runs(rle))
     # Pixels go down the columns. A run that goes on in the next column fills the box from top to bottom there, so that
     # in the box its pixels follow each other too.
@@ -119,33 +128,43 @@ def decode_crop(rle: Rle) -> tuple[npt.NDArray[np.bool_], int, int]:
         columns, rows = np.divmod(positions, int(rle["size"][0]))
         changes[(columns - left) * height + rows - top + (change < 0)] += change
     inside = np.cumsum(changes[:-1], dtype=np.int8).view(np.bool_)
-    return inside.reshape(width, height).T, left, top
+    inside.flags.writeable = False
+    return inside.reshape(width, height).T
 
 
+_small_crop = recent(_crop)
+
+
+@recent
+def _bounds(rle: Rle) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the tight box."""
+    x, y, width, height = coco_mask.toBbox(rle).astype(np.int64).tolist()
+    return x, y, x + width, y + height
+
+
+@recent
 def runs(rle: Rle) -> npt.NDArray[np.int64]:
-    """Lengths of the runs, outside first; they add up to H x W. Source of the packing: pycocotools' maskApi.c.
+    """Lengths of the runs, outside first, read-only; they add up to H x W. Packing: pycocotools' maskApi.c.
 
     Raises:
         DataError: The counts are not a valid packing.
     """
     packed = np.frombuffer(rle["counts"], dtype=np.uint8).astype(np.int64) - 48
-    if packed.size and (packed.min() < 0 or packed.max() > 63 or packed[-1] & 32):
+    if packed.size == 0:
+        return packed
+    ends = np.flatnonzero((packed & 32) == 0)
+    chunks = np.diff(ends, prepend=-1)
+    if packed.min() < 0 or packed.max() > 63 or packed[-1] & 32 or chunks.max() > MAX_CHUNKS:
         raise DataError("RLE counts are damaged", fix="Write the masks again.")
-    lengths: list[int] = []
-    value = shift = 0
-    for chunk in packed.tolist():
-        value |= (chunk & 31) << shift
-        shift += 5
-        if chunk & 32:
-            if shift > MAX_SHIFT:
-                raise DataError("RLE counts are damaged", fix="Write the masks again.")
-            continue
-        if chunk & 16:
-            value -= 1 << shift
-        # From the fourth run on, the packing stores the difference to the run before the last.
-        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
-        value = shift = 0
-    return np.array(lengths, dtype=np.int64)
+    starts = ends + 1 - chunks
+    places = np.arange(len(packed)) - np.repeat(starts, chunks)
+    lengths = np.add.reduceat((packed & 31) << (5 * places), starts)
+    lengths -= np.where(packed[ends] & 16, np.int64(1) << (5 * chunks), 0)
+    # From the fourth run on, the packing stores the difference to the run before the last.
+    for first in (1, 2):
+        lengths[first::2] = np.cumsum(lengths[first::2])
+    lengths.flags.writeable = False
+    return lengths
 
 
 def _from_runs(lengths: npt.NDArray[np.int64], image_size: tuple[int, int]) -> Rle:
@@ -270,11 +289,16 @@ def rle_to_polygons(rle: Rle) -> list[Polygon]:
     0.2 px for a polygon that the rasteriser has drawn: it rounds to fifths.) None of them crosses or touches itself.
 
     Returns:
-        One `Polygon` per 8-connected part, largest first; none for an empty mask.
+        One `Polygon` per 8-connected part, largest first, read-only; none for an empty mask.
     """
+    return list(_polygons(rle))
+
+
+@recent
+def _polygons(rle: Rle) -> tuple[Polygon, ...]:
     patch, left, top = decode_crop(rle)
     if not patch.size:
-        return []
+        return ()
     doubled = np.repeat(np.repeat(patch.view(np.uint8), 2, axis=0), 2, axis=1)
     contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(2 * left, 2 * top))
     outlines = [_through_sides(contour.reshape(-1, 2)) for contour in contours]
@@ -287,7 +311,7 @@ def rle_to_polygons(rle: Rle) -> list[Polygon]:
         for index, (outline, (_, _, _, parent)) in enumerate(zip(outlines, hierarchy[0], strict=True))
         if parent < 0
     ]
-    return sorted(parts, key=lambda part: -cv2.contourArea(part.exterior.astype(np.float32)))
+    return tuple(sorted(parts, key=lambda part: -cv2.contourArea(part.exterior.astype(np.float32))))
 
 
 def _through_sides(contour: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -301,6 +325,7 @@ def _through_sides(contour: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     middles = np.stack([corners + half, corners + steps - half], axis=1).reshape(-1, 2)
     # The first and the last side of a straight run are the same where it is one pixel long.
     kept: npt.NDArray[np.float64] = middles[np.stack([lengths > 0, lengths > 1], axis=1).ravel()]
+    kept.flags.writeable = False
     return kept
 
 

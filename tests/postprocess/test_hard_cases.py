@@ -286,3 +286,12 @@ def test_many_films_with_the_errors_of_a_detector():
     assert judged >= 55
     assert wrong <= 2
     assert silent == 0
+
+
+@pytest.mark.parametrize(("level", "name"), [("S1", "lumbar"), ("L5", "sacral")])
+def test_a_vertebra_at_the_sacrum_that_was_found_as_the_other_class(level, name):
+    """What tapers downwards is sacral, and L5 does not."""
+    found = Found(leave_out=[level]).add(film()[0][level], name)
+    spine = found.spine()
+    assert names(spine) == WHOLE
+    assert {v.level: v.category for v in spine.vertebrae}[level] == name

@@ -9,9 +9,12 @@ import numpy.typing as npt
 
 from vertinst.structures import Rle, rle
 
-__all__ = ["along", "centroid_xy", "centroids_xy", "extent_along", "spacings_px", "spine_axis"]
+__all__ = ["along", "centroid_xy", "centroids_xy", "extent_along", "spacings_px", "spine_axis", "taper"]
 
 Points = npt.NDArray[np.float64]
+
+_TAPER_PIXELS = 3000
+_LEAST_TAPER_PIXELS = 60
 
 
 def centroid_xy(mask: Rle) -> Points:
@@ -71,6 +74,32 @@ def extent_along(mask: Rle, axis: Points) -> tuple[float, float]:
     """Least and greatest position (px) of a mask's outline along an axis; the mask must not be empty."""
     positions = along(np.concatenate([part.exterior for part in rle.rle_to_polygons(mask)]), axis)
     return float(positions.min()), float(positions.max())
+
+
+def taper(mask: Rle, up: Points) -> float:
+    """How much wider a mask's upper third is than its lower one: the logarithm of the ratio of their widths.
+
+    Widths are between the 5th and 95th percentile of the pixels across `up`, thirds between the 10th and 90th along it;
+    masks of many pixels are thinned out. 0 where a third holds too few of them.
+
+    Args:
+        mask: RLE, not empty.
+        up: (2,) unit vector xy.
+    """
+    patch, _, _ = rle.decode_crop(mask)
+    step = max(1, int(np.sqrt(patch.size / _TAPER_PIXELS)))
+    rows, columns = np.nonzero(patch[::step, ::step])
+    height, across = columns * up[0] + rows * up[1], rows * up[0] - columns * up[1]
+    if len(rows) < _LEAST_TAPER_PIXELS:
+        return 0.0
+    low, high = np.quantile(height, (0.1, 0.9))
+    third = (high - low) / 3
+    widths = []
+    for inside in ((height >= high - third) & (height <= high), (height >= low) & (height <= low + third)):
+        if inside.sum() < _LEAST_TAPER_PIXELS / 6:
+            return 0.0
+        widths.append(float(np.subtract(*np.quantile(across[inside], (0.95, 0.05)))))
+    return float(np.log(widths[0] / widths[1])) if min(widths) > 0 else 0.0
 
 
 def spacings_px(centroids: Points) -> Points:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Chain", "Detections", "read_chains", "spacing_per_size"]
+__all__ = ["Chain", "Detections", "log_sum", "perhaps_sacrum", "read_chains", "spacing_per_size"]
 
 Points = npt.NDArray[np.float64]
 
@@ -56,6 +56,8 @@ class _Sacrum(NamedTuple):
         whole_size: Where one instance holds more than S1: anything in this range.
         gap: Free distance between the outlines of S1 and L5, in spacings; negative where they overlap.
         step: Distance of the centroids of neighbouring sacral bodies, in spacings.
+        taper: How much S1 tapers downwards (`chain.taper`), where lumbar bodies have 0 with the same deviation; None
+            where it does not.
     """
 
     s1_size: tuple[float, float]
@@ -63,16 +65,22 @@ class _Sacrum(NamedTuple):
     whole_size: tuple[float, float]
     gap: tuple[float, float]
     step: float
+    taper: tuple[float, float] | None
 
 
 _SACRA = {
-    "lateral": _Sacrum((0.98, 0.08), (0.79, 0.06), (1.15, 2.2), (0.15, 0.14), 0.74),
+    "lateral": _Sacrum((0.98, 0.08), (0.79, 0.06), (1.15, 2.2), (0.15, 0.14), 0.74, (0.19, 0.08)),
     # The sacrum leans towards the film: it is foreshortened, and S1 lies over L5.
-    "ap": _Sacrum((1.15, 0.11), (0.92, 0.07), (1.35, 2.6), (-0.38, 0.25), 0.64),
+    "ap": _Sacrum((1.15, 0.11), (0.92, 0.07), (1.35, 2.6), (-0.38, 0.25), 0.64, None),
 }
 
 _BESIDE_DEG = 75.0
 """Sacral detections at less than this angle with the way to the first lumbar vertebra are not below S1."""
+
+_WRONG_CLASS = 0.01
+"""Probability that S1 is found as a lumbar vertebra, or L5 as a sacral one."""
+_SURE_SHAPE = 2.5
+"""Log odds at which the shape counts no more."""
 
 _LONGEST = 40
 """Vertebrae of a chain at most: more than there are names, so that more of them change nothing."""
@@ -93,7 +101,8 @@ class Detections(NamedTuple):
         kept: (N,) at or above the score threshold; others may only fill gaps.
         cut: (N,) touch the film's edge, so that their size says nothing.
         gaps: (N, N) px: free distance between the outlines of two along the line of their centroids, negative where
-            they overlap; only rows of sacral ones are looked at.
+            they overlap; only rows of `perhaps_sacrum` are looked at.
+        tapers: (N, N) how much the one tapers away from the other (`chain.taper`); the same rows.
     """
 
     centroids: Points
@@ -103,6 +112,7 @@ class Detections(NamedTuple):
     kept: npt.NDArray[np.bool_]
     cut: npt.NDArray[np.bool_]
     gaps: Points
+    tapers: Points
 
 
 class Chain(NamedTuple):
@@ -126,6 +136,20 @@ class Chain(NamedTuple):
     score: float
     lower: tuple[int, ...] = ()
     lower_steps: tuple[int, ...] = ()
+
+
+def perhaps_sacrum(centroids: Points, sacral: npt.NDArray[np.bool_], kept: npt.NDArray[np.bool_]) -> list[int]:
+    """Positions of what may be the uppermost sacral vertebra, rising: sacral detections, kept ones if there are any.
+
+    Beside kept ones also the detection of another class nearest to each: S1 may have been found as a lumbar vertebra.
+    """
+    found = np.flatnonzero(sacral & kept) if (sacral & kept).any() else np.flatnonzero(sacral)
+    others = np.flatnonzero(~sacral & kept)
+    near = set()
+    if len(others):
+        for i in np.flatnonzero(sacral & kept):
+            near.add(int(others[np.linalg.norm(centroids[others] - centroids[i], axis=1).argmin()]))
+    return sorted({*found.tolist(), *near})
 
 
 def spacing_per_size(centroids: Points, sizes: Points) -> float:
@@ -214,7 +238,7 @@ class _Search:
         best = top = -math.inf
         while beam and len(beam[0].chain) <= _LONGEST:
             beam.sort(key=_by_score)
-            ended = [self._ended(p) for p in beam if not p.chain or self.kept[p.chain[-1]]]
+            ended = [self._ended(p) for p in beam if self._may_end(p)]
             best = max(best, *(p.score for p in [*ended, *beam]))
             top = max([top, *(p.score for p in ended if p.chain or p.sacrum is not None)])
             whole += [p for p in ended if p.score >= top - _FORGET]
@@ -237,21 +261,37 @@ class _Search:
             tuple(step for _, step in lower),
         )
 
+    def _may_end(self, partial: _Partial) -> bool:
+        """Chains end with a kept detection; without one above it nothing makes a lumbar detection S1."""
+        if partial.chain:
+            return bool(self.kept[partial.chain[-1]])
+        return partial.sacrum is None or bool(self.found.sacral[partial.sacrum])
+
     def _ended(self, partial: _Partial) -> _Partial:
         """A reading as it is scored: where the sacrum is all there is, its lower parts count as well."""
         if partial.chain or partial.sacrum is None:
             return partial
-        return partial._replace(score=partial.score + sum(self.gain[k] for k, _ in self._lower(partial.sacrum, None)))
+        return partial._replace(score=partial.score + sum(self._below(k) for k, _ in self._lower(partial.sacrum, None)))
 
     def _starts(self) -> list[_Partial]:
-        sacral = np.flatnonzero(self.found.sacral)
-        kept = [int(i) for i in sacral if self.kept[i]]
         # An open start keeps the search alive where every sacral detection is a false one.
         starts = [_Partial(0.0, None, 0, (), ())]
-        for i in kept or [int(i) for i in sacral]:
+        for i in perhaps_sacrum(self.found.centroids, self.found.sacral, self.found.kept):
+            if not self.found.sacral[i] and self.looks.taper is None:
+                continue
+            misnamed = 0.0 if self.found.sacral[i] else math.log(_WRONG_CLASS)
             for steps, score in enumerate(self._sacral_sizes(i)):
-                starts.append(_Partial(self.gain[i] + math.log(_FALSE_AREA) / 2 + score, i, steps, (), ()))
+                total = self.gain[i] + math.log(_FALSE_AREA) / 2 + score + misnamed
+                starts.append(_Partial(total, i, steps, (), ()))
         return starts
+
+    def _looks_sacral(self, i: int, value: float) -> float:
+        """Log likelihood ratio of a sacral against a lumbar body, by how it tapers downwards."""
+        if self.looks.taper is None or self.found.cut[i]:
+            return 0.0
+        mean, sd = self.looks.taper
+        ratio = 0.5 * (value / sd) ** 2 - 0.5 * ((value - mean) / sd) ** 2
+        return max(-_SURE_SHAPE, min(_SURE_SHAPE, ratio))
 
     def _sacral_sizes(self, i: int) -> tuple[float, float]:
         """Scores of a sacral detection as S1 and as S2, by its size."""
@@ -276,9 +316,15 @@ class _Search:
     def _from_sacrum(self, partial: _Partial, sacrum: int) -> list[_Partial]:
         mean, spread = self.looks.gap
         longer = []
-        for j in self.lumbar.tolist():
+        for j in self._above(sacrum):
             spacing = float(self.spacing[sacrum, j])
-            below = sum(self.gain[k] for k, _ in self._lower(sacrum, j))
+            if spacing == 0:
+                continue
+            below = self._looks_sacral(sacrum, float(self.found.tapers[sacrum, j]))
+            below += sum(self._below(k) for k, _ in self._lower(sacrum, j))
+            # Not computed means 0, which is what lumbar bodies have.
+            below -= self._looks_sacral(j, -float(self.found.tapers[j, sacrum]))
+            below += math.log(_WRONG_CLASS) if self.found.sacral[j] else 0.0
             for missed in range(_MAX_MISSED + 1):
                 # Missed sacral bodies lie closer together than lumbar ones.
                 expected = mean + missed + 1.16 * self.looks.step * partial.sacral_steps
@@ -288,12 +334,24 @@ class _Search:
                     longer.append(_Partial(score + below, sacrum, partial.sacral_steps, (j,), (missed,)))
         return longer
 
+    def _below(self, k: int) -> float:
+        """What a sacral body in its place below S1 counts for, like one of the chain."""
+        return float(self.gain[k]) + _place_prior(0, _TURN_SD_DEG) + math.log(_FALSE_SIZE_LOG_SD / _SIZE_LOG_SD)
+
+    def _above(self, sacrum: int) -> list[int]:
+        """What may be the first lumbar vertebra above S1: a lumbar detection, or a kept sacral one: a misnamed L5.
+
+        The latter only where its shape can tell.
+        """
+        misnamed = self.found.sacral & self.found.kept & (self.looks.taper is not None)
+        return [int(i) for i in np.flatnonzero(~self.found.sacral | misnamed) if i != sacrum]
+
     def _lower(self, sacrum: int, first: int | None) -> list[tuple[int, int]]:
         """Kept sacral detections below the uppermost: those on its far side of the chain, and how many levels below.
 
         Of two that lie too close together to be two the one nearer to `sacrum` counts.
         """
-        others = [int(k) for k in np.flatnonzero(self.found.sacral & self.found.kept) if k != sacrum]
+        others = [int(k) for k in np.flatnonzero(self.found.sacral & self.found.kept) if k not in (sacrum, first)]
         if first is not None:
             least = math.cos(math.radians(_BESIDE_DEG))
             others = [k for k in others if math.cos(self.angle[sacrum][k] - self.angle[sacrum][first]) < least]
@@ -312,11 +370,13 @@ class _Search:
 
     def _onwards(self, partial: _Partial) -> list[_Partial]:
         last = partial.chain[-1]
+        if last not in self.successors:
+            self.successors[last] = self._pairs(last)
         before = partial.chain[-2] if len(partial.chain) > 1 else partial.sacrum
         spread = _TURN_SD_DEG if len(partial.chain) > 1 else _FIRST_TURN_SD_DEG
         longer = []
         for j, missed, score in self.successors[last]:
-            if j in partial.chain:
+            if j in partial.chain or j == partial.sacrum:
                 continue
             turn = 0.0 if before is None else self._turn_deg(before, last, j)
             total = partial.score + score - 0.5 * (turn / spread) ** 2

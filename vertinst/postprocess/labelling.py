@@ -13,8 +13,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from vertinst.errors import ConfigError
-from vertinst.postprocess.chain import centroids_xy, extent_along
-from vertinst.postprocess.decoding import Chain, Detections, log_sum, read_chains
+from vertinst.postprocess.chain import centroids_xy, extent_along, taper
+from vertinst.postprocess.decoding import Chain, Detections, log_sum, perhaps_sacrum, read_chains
 from vertinst.structures import Naming, Rle, rle
 from vertinst.structures.spine import LEVELS, TRANSITIONAL, is_level, level_above
 
@@ -186,16 +186,20 @@ def _detections(
     kept: npt.NDArray[np.bool_],
 ) -> Detections:
     centroids = centroids_xy(masks)
-    gaps = np.zeros((len(masks), len(masks)))
-    for s in np.flatnonzero(sacral).tolist():
-        for j in np.flatnonzero(~sacral).tolist():
-            gaps[s, j] = _free_px(masks[s], masks[j], centroids[s], centroids[j])
     sizes = np.sqrt(rle.areas(masks).astype(np.float64))
+    gaps, tapers = np.zeros((2, len(masks), len(masks)))
+    for i in perhaps_sacrum(centroids, sacral, kept):
+        for j in range(len(masks)):
+            way = centroids[j] - centroids[i]
+            length = float(np.linalg.norm(way))
+            if length > 0:
+                gaps[i, j] = extent_along(masks[j], way / length)[0] - extent_along(masks[i], way / length)[1]
+                tapers[i, j] = taper(masks[i], way / length)
     height, width = masks[0]["size"]
     # What lies so near to the edge is likely to be cut, even where the outline ends a few pixels short of it.
     margin = max(1.0, _CUT_MARGIN * max(height, width))
     cut = np.array([touches_border(mask, margin) for mask in masks], dtype=bool)
-    return Detections(centroids, sizes, sacral, scores, kept, cut, gaps)
+    return Detections(centroids, sizes, sacral, scores, kept, cut, gaps, tapers)
 
 
 def touches_border(mask: Rle, margin_px: float = 1.0) -> bool:
@@ -204,15 +208,6 @@ def touches_border(mask: Rle, margin_px: float = 1.0) -> bool:
     height, width = mask["size"]
     near = float(min(left, top, width - right, height - bottom))
     return bool(right > left and near <= margin_px)
-
-
-def _free_px(lower: Rle, upper: Rle, a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
-    """Free distance between two outlines along the line of their centroids."""
-    apart = float(np.linalg.norm(b - a))
-    if apart == 0:
-        return 0.0
-    axis = (b - a) / apart
-    return extent_along(upper, axis)[0] - extent_along(lower, axis)[1]
 
 
 class _Labelling:

@@ -58,7 +58,9 @@ def fails(capsys, arguments: list[str], message: str) -> None:
 def test_the_whole_way(study, capsys):
     images = study / "films" / "images"
     assert run(["predict", "--weights", f"{study}/run", str(images), "--out", f"{study}/pred", "--score", "0.2"]) == 0
-    assert len(list((study / "pred").glob("*.json"))) == 6
+    found = [json.loads(path.read_text())["vertebrae"] for path in (study / "pred").glob("*.json")]
+    assert len(found) == 6
+    assert re.search(rf"6 films with {sum(map(len, found))} vertebra(e)?: labelled JSON in ", capsys.readouterr().out)
     assert len(list((study / "pred" / "overlays").glob("*.png"))) == 6
     assert len(list((study / "pred" / "masks").glob("*_merged.png"))) == 6
     capsys.readouterr()

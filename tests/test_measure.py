@@ -62,7 +62,10 @@ def test_an_anchor_afterwards_names_the_levels(predictions, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["measure", str(predictions), "--anchors", str(anchors), "--pixel-spacing-mm", "0.2", "--out", str(out)]
     assert run(command) == 0
-    assert "1 films need an anchor: a.png" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert "2 films with 10 vertebrae: labelled JSON in " in shown.out
+    assert "1 film needs an anchor: a.png\n" in shown.err
+    assert f"vertinst measure {out} --anchors anchors.json" in shown.err
     first, second = results.read_films(out)
     assert levels(first.spine)[0] == "+1"
     assert levels(second.spine) == ["L4", "L3", "L2", "L1", "T12"]
@@ -78,6 +81,12 @@ def test_an_anchor_afterwards_names_the_levels(predictions, tmp_path, capsys):
     spines = measure(tmp_path / "third", tmp_path / "fourth", stated=stated(anchor="L5=lowest"))
     assert levels(spines["ward/b.png"])[0] == "L5"
     assert spines["ward/b.png"].view == "ap"
+
+
+def test_an_anchor_beside_all_vertebrae_is_told(predictions, tmp_path, capsys):
+    said = ["--anchor", "L3@199,1"]
+    assert run(["measure", str(predictions), *said, "--out", str(tmp_path / "out")]) == 0
+    assert "2 anchors lie on no vertebra: a.png, ward/b.png\n" in capsys.readouterr().err
 
 
 def test_films_without_a_copy_get_no_overlay_and_those_of_another_size_are_refused(predictions, tmp_path):

@@ -594,6 +594,7 @@ def predict(
         from vertinst.postprocess.stated import stated
         from vertinst.settings import check_settings, read_overrides
 
+    tally = Tally()
     said = stated(anchor=anchor, anchors=anchors, view=view, pixel_spacing_mm=pixel_spacing_mm)
     chosen = {"score_threshold": score, **read_overrides(settings or [])}
     options = check_settings(SpineOptions, chosen, "--set" if settings else "--score")
@@ -615,8 +616,47 @@ def predict(
             merged=merged_choice(classes),
             class_masks=class_masks,
             batch_size=batch_size,
+            told=tally,
         )
-    out.print(f"{several(len(paths), 'film')}: labelled JSON in {out_folder}, pictures in {out_folder / 'overlays'}")
+    out.print(f"{tally}: labelled JSON in {out_folder}, pictures in {out_folder / 'overlays'}")
+    tally.show_doubts(out_folder)
+
+
+class Tally:
+    """Counts what was found on films, as each is done, and which of them a person must look at."""
+
+    def __init__(self) -> None:
+        self.films = self.vertebrae = 0
+        self.empty: list[str] = []
+        self.open: list[str] = []
+        self.missed: list[str] = []
+
+    def __call__(self, name: str, spine: Any) -> None:
+        from vertinst.postprocess.stated import needs_anchor
+
+        self.films += 1
+        self.vertebrae += len(spine.vertebrae)
+        for names, holds in (
+            (self.empty, not spine.vertebrae),
+            (self.open, needs_anchor(spine)),
+            (self.missed, "anchor_missed" in spine.flags),
+        ):
+            names += [name] if holds else []
+
+    def __str__(self) -> str:
+        vertebrae = "1 vertebra" if self.vertebrae == 1 else f"{self.vertebrae} vertebrae"
+        return f"{several(self.films, 'film')} with {vertebrae}"
+
+    def show_doubts(self, folder: Path) -> None:
+        """Print which films need a person, and how to help them."""
+        list_films(self.empty, "film shows no vertebra", "films show no vertebra")
+        list_films(self.missed, "anchor lies on no vertebra", "anchors lie on no vertebra")
+        list_films(self.open, "film needs an anchor", "films need an anchor")
+        if self.open:
+            err.print(
+                f"Name a vertebra of each in the report (vertinst report {folder} --out report.html), save anchors.json "
+                f"there, and run: vertinst measure {folder} --anchors anchors.json --out relabelled"
+            )
 
 
 @app.command()
@@ -641,7 +681,7 @@ def measure(
     with waiting("starting"):
         from vertinst.files import keep_inputs
         from vertinst.measure import measure as run_measure
-        from vertinst.postprocess.stated import needs_anchor, stated
+        from vertinst.postprocess.stated import stated
 
     said = stated(anchor=anchor, anchors=anchors, view=view, pixel_spacing_mm=pixel_spacing_mm)
     if overwrite and anchors:
@@ -656,8 +696,11 @@ def measure(
             overwrite=overwrite,
             progress=progress,
         )
-    list_films([name for name, spine in spines.items() if needs_anchor(spine)], "films need an anchor")
-    out.print(f"{several(len(spines), 'film')}: labelled JSON in {out_folder}")
+    tally = Tally()
+    for name, spine in spines.items():
+        tally(name, spine)
+    out.print(f"{tally}: labelled JSON in {out_folder}")
+    tally.show_doubts(out_folder)
 
 
 @app.command("export-model")
@@ -796,14 +839,23 @@ def show_metrics(metrics: dict[str, Any]) -> None:
     for kind in ("mask", "box"):
         table.add_row(f"{kind} AP, AP50", f"{as_text(ap[kind]['AP'])}, {as_text(ap[kind]['AP50'])}")
     out.print(table)
-    list_films(metrics["missing"], "annotated films have no prediction and count as empty")
-    list_films(metrics["unknown"], "predicted films are not annotated and were left out")
+    list_films(
+        metrics["missing"],
+        "annotated film has no prediction and counts as empty",
+        "annotated films have no prediction and count as empty",
+    )
+    list_films(
+        metrics["unknown"],
+        "predicted film is not annotated and was left out",
+        "predicted films are not annotated and were left out",
+    )
 
 
-def list_films(names: list[str], what: str, most: int = 5) -> None:
+def list_films(names: list[str], one: str, more_than_one: str, most: int = 5) -> None:
     """Print how many films something holds for, with the names of the first."""
     if names:
         more = ", ..." if len(names) > most else ""
+        what = one if len(names) == 1 else more_than_one
         err.print(f"{len(names)} {what}: {', '.join(names[:most])}{more}")
 
 
@@ -891,7 +943,7 @@ def follow_up(
         )
     with progress_display() as progress:
         page = write_follow_up(pairs, out_folder, overwrite=overwrite, progress=progress)
-    list_films(left_out, "films have no other date and were left out")
+    list_films(left_out, "film has no other date and was left out", "films have no other date and were left out")
     for pair in pairs:
         beyond = sum(bool(change.beyond) for _, change in pair.found.changes)
         flags = f"; {', '.join(pair.found.flags)}" if pair.found.flags else ""

@@ -285,7 +285,17 @@ def test_view_and_scale_are_the_headers_unless_the_user_states_them(predictor: P
 def test_each_film_has_its_anchor_and_those_of_no_film_are_refused(predictor: Predictor, tmp_path: Path) -> None:
     films = [write_film(tmp_path / "in" / name) for name in ("a.png", "b.png")]
     said = Stated(anchors={"b.png": parse_anchor("L3=lowest")})
-    found = read_folder(predict_films(predictor, films, tmp_path / "out", options=OPTIONS, stated=said))
+    told: list[tuple[str, list[str]]] = []
+    predict_films(
+        predictor,
+        films,
+        tmp_path / "out",
+        options=OPTIONS,
+        stated=said,
+        told=lambda name, spine: told.append((name, [v.level for v in spine.vertebrae])),
+    )
+    found = read_folder(tmp_path / "out")
+    assert told == [("a.png", ["+1"]), ("b.png", ["L3"])]
     assert [v.level for name in ("a.png", "b.png") for v in found[name].vertebrae] == ["+1", "L3"]
     wrong = Stated(anchors={"c.png": parse_anchor("L3=lowest")})
     with pytest.raises(DataError, match=r"anchors must be of films that are there, got c\.png"):

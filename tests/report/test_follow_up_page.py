@@ -94,7 +94,7 @@ def test_no_cell_of_the_table_is_a_formula():
 def test_a_folder_is_compared_patient_by_patient(predictions, tmp_path, capsys):
     out = tmp_path / "out"
     assert run(["follow-up", str(predictions), "--patient-regex", r"(P\d)_", "--out", str(out)]) == 0
-    assert "1 films have no other date and were left out: <b>P8_1.png" in capsys.readouterr().err
+    assert "1 film has no other date and was left out: <b>P8_1.png" in capsys.readouterr().err
     assert run(["follow-up", str(predictions), "--patient-regex", r"P\d", "--out", str(out)]) == 2
     assert "not empty" in capsys.readouterr().err
 

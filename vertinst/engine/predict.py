@@ -24,7 +24,7 @@ from vertinst.postprocess.merge import merged_classes
 from vertinst.postprocess.pipeline import SpineOptions, build_spine
 from vertinst.postprocess.stated import Stated, check_names
 from vertinst.progress import Progress, silent, track
-from vertinst.structures import Instances, Scale
+from vertinst.structures import Instances, Scale, Spine
 from vertinst.structures.measures import VIEWS
 
 __all__ = ["Predictor", "load_model", "predict_films"]
@@ -225,6 +225,7 @@ def predict_films(
     merged: str | Sequence[str] = "bone",
     class_masks: bool = False,
     batch_size: int | None = None,
+    told: Callable[[str, Spine], None] = lambda _name, _spine: None,
 ) -> Path:
     """Predict films and write a results folder: labelled JSON, overlay and masks of each.
 
@@ -243,6 +244,7 @@ def predict_films(
         merged: Classes of the merged masks: `bone`, `bone+implants` or names.
         class_masks: Write a mask of each of the model's classes besides.
         batch_size: As for `Predictor.predict`.
+        told: Called with the name and the spine of every film that was written, in the order of the films.
 
     Returns:
         `out`.
@@ -269,7 +271,7 @@ def predict_films(
     provenance = {**predictor.provenance(), "score_threshold": options.score_threshold}
     files.prepare_folder(out, overwrite=overwrite, inputs=films)
 
-    def write(film: _Found | DataError) -> DataError | None:
+    def write(film: _Found | DataError) -> DataError | tuple[str, Spine]:
         if isinstance(film, DataError):
             return film
         spine = build_spine(
@@ -281,14 +283,17 @@ def predict_films(
             scale=stated.scale or film.scale,
         )
         results.write_film(out, film.name, film.pixels, spine, provenance, merged=classes, classes=apart)
-        return None
+        return film.name, spine
 
     size = batch_size or predictor.batch_size
     threads = predictor.threads
     written = map_ahead(write, _predict_each(predictor, names, size, threads), threads=threads, ahead=2 * threads)
     broken: list[DataError] = []
-    for error in track(written, len(films), "predicting", progress):
-        broken += [error] if error else []
+    for done in track(written, len(films), "predicting", progress):
+        if isinstance(done, DataError):
+            broken.append(done)
+        else:
+            told(*done)
     if broken:
         raise DataError(
             f"{len(broken)} of {len(films)} films could not be read; results of the others were written:\n"

@@ -129,22 +129,25 @@ def _into(corners: Points, points: Points) -> Points:
     (a, b), (c, d) = terms[:, 1:3].transpose(1, 2, 0)
     area = a * d - b * c
     inverse = np.array([[d, -b], [-c, a]]).transpose(2, 0, 1) / np.where(np.abs(area) < 1e-6, 1e-6, area)[:, None, None]
-    straight = (points - terms[:, :1]) @ inverse
-    bent = terms[:, 3:] @ inverse
-    places = straight
+    # Each coordinate by itself: numpy is slow where the last axis is short.
+    straight_x, straight_y = np.ascontiguousarray(((points - terms[:, :1]) @ inverse).transpose(2, 0, 1))
+    bent_x, bent_y = (terms[:, 3:] @ inverse).transpose(2, 0, 1)
+    x, y = straight_x, straight_y
     for _ in range(3):
-        places = straight - np.clip(places[..., :1] * places[..., 1:], -2, 2) * bent
-    return np.asarray(places, dtype=np.float64)
+        product = np.minimum(np.maximum(x * y, -2), 2)
+        x, y = straight_x - product * bent_x, straight_y - product * bent_y
+    return np.stack([x, y], axis=-1)
 
 
 def _radii(places: Points) -> Points:
     """Radii (B, R) of outlines (B, V, 2) along the rays from the origin."""
-    angle = np.arctan2(places[..., 1], places[..., 0])
-    radius = np.hypot(places[..., 0], places[..., 1])
+    x, y = np.ascontiguousarray(places.transpose(2, 0, 1))
+    angle, radius = np.arctan2(y, x), np.hypot(x, y)
+    rows = np.arange(len(places))[:, None]
     order = np.argsort(angle, axis=1, kind="stable")
-    angle, radius = np.take_along_axis(angle, order, axis=1), np.take_along_axis(radius, order, axis=1)
+    angle, radius = angle[rows, order], radius[rows, order]
     # All outlines at once: each has its own stretch of the angles' axis, with its ends repeated.
-    stretch = (np.arange(len(places)) * 4 * np.pi)[:, None]
+    stretch = rows * 4 * np.pi
     known = np.concatenate([angle[:, -1:] - 2 * np.pi, angle, angle[:, :1] + 2 * np.pi], axis=1) + stretch
     values = np.concatenate([radius[:, -1:], radius, radius[:, :1]], axis=1)
     radii: Points = np.interp((_ANGLES + stretch).ravel(), known.ravel(), values.ravel()).reshape(len(places), _RAYS)

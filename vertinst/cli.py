@@ -654,8 +654,8 @@ class Tally:
         list_films(self.open, "film needs an anchor", "films need an anchor")
         if self.open:
             err.print(
-                f"Name a vertebra of each in the report (vertinst report {folder} --out report.html), save anchors.json "
-                f"there, and run: vertinst measure {folder} --anchors anchors.json --out relabelled"
+                f"Name a vertebra of each in the report (vertinst report {folder} --out report.html), save anchors.json"
+                f" there, and run: vertinst measure {folder} --anchors anchors.json --out relabelled"
             )
 
 

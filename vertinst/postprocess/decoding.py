@@ -10,6 +10,7 @@ fit as well.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Chain", "Detections", "log_sum", "perhaps_sacrum", "read_chains", "spacing_per_size"]
+__all__ = ["Chain", "Detections", "log_sum", "perhaps_above", "perhaps_sacrum", "read_chains", "spacing_per_size"]
 
 Points = npt.NDArray[np.float64]
 
@@ -28,6 +29,7 @@ _PSEUDO_RATIOS = 2
 
 _SPACING_SD = 0.12
 """Of a spacing relative to the expected: narrow discs and fractures."""
+_CUT_SHARE = 0.4
 _TURN_SD_DEG = 14.0
 _FIRST_TURN_SD_DEG = 28.0
 """Where the chain leaves the sacrum its centroid may lie aside, all the more where the sacrum is one instance."""
@@ -82,10 +84,15 @@ _WRONG_CLASS = 0.01
 _SURE_SHAPE = 2.5
 """Log odds at which the shape counts no more."""
 
-_LONGEST = 40
+_LONGEST = 30
 """Vertebrae of a chain at most: more than there are names, so that more of them change nothing."""
+_MOST_SACRA = 12
+_MOST_ABOVE = 16
+"""A film has five sacral bodies at most: of more detections only the surest, and only what lies nearest to them, are
+tried as S1 and as L5, so that a hundred detections do not take seconds."""
 _BEAM = 48
 _READINGS = 160
+"""Of more chains of one length, and of more readings, the less likely are dropped."""
 _FORGET = 14.0
 """Partial and whole readings this much (in logarithms) below the best are not followed."""
 
@@ -138,18 +145,29 @@ class Chain(NamedTuple):
     lower_steps: tuple[int, ...] = ()
 
 
-def perhaps_sacrum(centroids: Points, sacral: npt.NDArray[np.bool_], kept: npt.NDArray[np.bool_]) -> list[int]:
+def perhaps_sacrum(
+    centroids: Points, sacral: npt.NDArray[np.bool_], kept: npt.NDArray[np.bool_], scores: Points
+) -> list[int]:
     """Positions of what may be the uppermost sacral vertebra, rising: sacral detections, kept ones if there are any.
 
     Beside kept ones also the detection of another class nearest to each: S1 may have been found as a lumbar vertebra.
+    Of many sacral ones the surest.
     """
     found = np.flatnonzero(sacral & kept) if (sacral & kept).any() else np.flatnonzero(sacral)
+    found = found[np.argsort(-scores[found], kind="stable")[:_MOST_SACRA]]
     others = np.flatnonzero(~sacral & kept)
     near = set()
     if len(others):
-        for i in np.flatnonzero(sacral & kept):
+        for i in found[kept[found]]:
             near.add(int(others[np.linalg.norm(centroids[others] - centroids[i], axis=1).argmin()]))
     return sorted({*found.tolist(), *near})
+
+
+def perhaps_above(centroids: Points, sacrum: int) -> list[int]:
+    """Positions of what may lie next above a sacral body, rising: the nearest of all others."""
+    distance = np.linalg.norm(centroids - centroids[sacrum], axis=1)
+    nearest = np.argsort(distance, kind="stable")[: _MOST_ABOVE + 1]
+    return sorted(int(i) for i in nearest if i != sacrum)
 
 
 def spacing_per_size(centroids: Points, sizes: Points) -> float:
@@ -208,29 +226,31 @@ class _Search:
         self.distance = np.linalg.norm(offsets, axis=2)
         self.angle = np.arctan2(offsets[..., 1], offsets[..., 0]).tolist()
         self.kept = found.kept.tolist()
-        self.successors = {int(i): self._pairs(int(i)) for i in self.lumbar}
+        self.successors: dict[int, list[tuple[int, int, float]]] = {}
+        self.below: dict[tuple[int, int | None], list[tuple[int, int]]] = {}
 
     def _pairs(self, i: int) -> list[tuple[int, int, float]]:
-        """Where a chain may go from one lumbar detection: position, levels missed on the way, score without turning."""
-        pairs = []
-        for j in self.lumbar.tolist():
-            if j == i or self.distance[i, j] <= 0:
-                continue
-            for missed in range(_MAX_MISSED + 1):
-                expected = (missed + 1) * float(self.spacing[i, j])
-                off = (float(self.distance[i, j]) / expected - 1) / _SPACING_SD
-                score = -0.5 * off**2 + _place_prior(missed, _TURN_SD_DEG) + self._alike(i, j) + self.gain[j]
-                if off**2 < 2 * _FORGET:
-                    pairs.append((j, missed, score))
-        return pairs
+        """Where a chain may go from one detection: position, levels missed on the way, score without turning.
 
-    def _alike(self, i: int, j: int) -> float:
-        if self.found.cut[i] or self.found.cut[j]:
-            return 0.0
-        change = math.log(self.found.sizes[j] / self.found.sizes[i])
+        The best first.
+        """
+        others = self.lumbar[(self.lumbar != i) & (self.distance[i, self.lumbar] > 0)]
+        fits = self._alike(i, others) + np.array(self.gain)[others]
+        pairs = []
+        for missed in range(_MAX_MISSED + 1):
+            off = (self.distance[i, others] / ((missed + 1) * self.spacing[i, others]) - 1) / _SPACING_SD
+            near = off**2 < 2 * _FORGET
+            scores = (-0.5 * off**2 + fits + _place_prior(missed, _TURN_SD_DEG))[near].tolist()
+            pairs += [(j, missed, score) for j, score in zip(others[near].tolist(), scores, strict=True)]
+        return sorted(pairs, key=lambda pair: (-pair[2], pair[:2]))
+
+    def _alike(self, i: int, others: npt.NDArray[np.int64]) -> Points:
+        """Log likelihood ratios (N,) of neighbours against false detections, by their sizes."""
+        change = np.log(self.found.sizes[others] / self.found.sizes[i])
         true = -0.5 * (change / _SIZE_LOG_SD) ** 2 - math.log(_SIZE_LOG_SD)
         false = -0.5 * (change / _FALSE_SIZE_LOG_SD) ** 2 - math.log(_FALSE_SIZE_LOG_SD)
-        return max(true - false, -6.0)
+        known = ~(self.found.cut[i] | self.found.cut[others])
+        return np.where(known, np.maximum(true - false, -6.0), 0.0)
 
     def run(self) -> list[Chain]:
         beam = self._starts()
@@ -243,7 +263,7 @@ class _Search:
             top = max([top, *(p.score for p in ended if p.chain or p.sacrum is not None)])
             whole += [p for p in ended if p.score >= top - _FORGET]
             beam = [p for p in beam[:_BEAM] if p.score > best - 2 * _FORGET]
-            beam = [longer for p in beam for longer in self._extended(p)]
+            beam = self._all_extended(beam)
         whole.sort(key=_by_score)
         whole = [p for p in whole if p.chain or p.sacrum is not None] or whole
         top = whole[0].score
@@ -276,7 +296,7 @@ class _Search:
     def _starts(self) -> list[_Partial]:
         # An open start keeps the search alive where every sacral detection is a false one.
         starts = [_Partial(0.0, None, 0, (), ())]
-        for i in perhaps_sacrum(self.found.centroids, self.found.sacral, self.found.kept):
+        for i in perhaps_sacrum(self.found.centroids, self.found.sacral, self.found.kept, self.found.scores):
             if not self.found.sacral[i] and self.looks.taper is None:
                 continue
             misnamed = 0.0 if self.found.sacral[i] else math.log(_WRONG_CLASS)
@@ -304,9 +324,20 @@ class _Search:
         as_s2 = _normal(ratio, *self.looks.s2_size)
         return math.log(max(as_s1, 1e-3)), math.log(max(as_s2, 1e-3)) + math.log(_MISSED)
 
-    def _extended(self, partial: _Partial) -> list[_Partial]:
+    def _all_extended(self, beam: Sequence[_Partial]) -> list[_Partial]:
+        """All that are one longer, but for those that are not among the best `_READINGS` of their length."""
+        longer: list[_Partial] = []
+        best: list[float] = []
+        for partial in beam:
+            for one in self._extended(partial, best[0] if len(best) == _READINGS else -math.inf):
+                longer.append(one)
+                (heapq.heappush if len(best) < _READINGS else heapq.heappushpop)(best, one.score)
+        return longer
+
+    def _extended(self, partial: _Partial, least: float) -> list[_Partial]:
+        """All that are one longer; those that score below `least` may be missing."""
         if partial.chain:
-            return self._onwards(partial)
+            return self._onwards(partial, least)
         if partial.sacrum is None:
             return [
                 _Partial(partial.score + self.gain[i], None, 0, (int(i),), (0,)) for i in self.lumbar if self.kept[i]
@@ -344,13 +375,19 @@ class _Search:
         The latter only where its shape can tell.
         """
         misnamed = self.found.sacral & self.found.kept & (self.looks.taper is not None)
-        return [int(i) for i in np.flatnonzero(~self.found.sacral | misnamed) if i != sacrum]
+        near = perhaps_above(self.found.centroids, sacrum)
+        return [i for i in near if not self.found.sacral[i] or misnamed[i]]
 
     def _lower(self, sacrum: int, first: int | None) -> list[tuple[int, int]]:
         """Kept sacral detections below the uppermost: those on its far side of the chain, and how many levels below.
 
         Of two that lie too close together to be two the one nearer to `sacrum` counts.
         """
+        if (sacrum, first) not in self.below:
+            self.below[sacrum, first] = self._lower_anew(sacrum, first)
+        return self.below[sacrum, first]
+
+    def _lower_anew(self, sacrum: int, first: int | None) -> list[tuple[int, int]]:
         others = [int(k) for k in np.flatnonzero(self.found.sacral & self.found.kept) if k not in (sacrum, first)]
         if first is not None:
             least = math.cos(math.radians(_BESIDE_DEG))
@@ -368,7 +405,7 @@ class _Search:
             last = k
         return lower
 
-    def _onwards(self, partial: _Partial) -> list[_Partial]:
+    def _onwards(self, partial: _Partial, least: float) -> list[_Partial]:
         last = partial.chain[-1]
         if last not in self.successors:
             self.successors[last] = self._pairs(last)
@@ -376,10 +413,14 @@ class _Search:
         spread = _TURN_SD_DEG if len(partial.chain) > 1 else _FIRST_TURN_SD_DEG
         longer = []
         for j, missed, score in self.successors[last]:
+            if partial.score + score < least:
+                break
             if j in partial.chain or j == partial.sacrum:
                 continue
             turn = 0.0 if before is None else self._turn_deg(before, last, j)
             total = partial.score + score - 0.5 * (turn / spread) ** 2
+            if total < least:
+                continue
             steps = (*partial.steps, partial.steps[-1] + 1 + missed)
             longer.append(_Partial(total, partial.sacrum, partial.sacral_steps, (*partial.chain, j), steps))
         return longer

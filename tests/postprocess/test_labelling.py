@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -195,3 +197,36 @@ def test_parse_anchor(text, expected):
 def test_parse_anchor_refuses(text):
     with pytest.raises(ConfigError, match="anchor must be LEVEL=lowest, LEVEL=highest or LEVEL@X,Y"):
         parse_anchor(text)
+
+
+@pytest.mark.parametrize("sacral_share", [0.0, 0.4, 1.0])
+def test_a_hundred_bones_are_read_at_once(sacral_share):
+    """A carpet of bones, all sure and each a neighbour of eight: nothing that a spine looks like, but it must end."""
+    rng = np.random.default_rng(0)
+    places = 20 + 38 * np.stack(np.divmod(np.arange(100), 10), axis=1) + rng.normal(0, 2, (100, 2))
+    sacral = np.arange(100) < 100 * sacral_share
+    masks = [square(place) for place in places]
+    start = time.process_time()
+    levels = label_levels(masks, sacral, rng.uniform(0.6, 1, 100))
+    # About 0.15 s; it took 4 to 20.
+    assert time.process_time() - start < 1.5
+    assert len(set(levels.names)) == len(levels.names)
+
+
+@pytest.mark.parametrize(
+    ("half", "centre", "alone", "anchor", "said"),
+    [
+        (9, (215, 388), True, None, True),
+        (9, (215, 380), True, None, False),
+        (16, (215, 383), True, None, False),
+        (9, (215, 388), False, None, False),
+        (9, (215, 388), True, Anchor("L5", "lowest"), False),
+    ],
+)
+def test_a_cut_part_of_what_looks_like_a_sacrum_is_told(half, centre, alone, anchor, said):
+    """Two pixels short of the edge, as networks draw it; not where it is large, or another sacral part is seen."""
+    up = [square((215, 388 - 42 * n)) for n in range(1, 6)]
+    masks = [square(centre, half), *up, *([] if alone else [square((255, 388), 9)])]
+    sacral = np.array([True, *[False] * 5, *([] if alone else [True])])
+    levels = label_levels(masks, sacral, np.full(len(masks), 0.9), anchor=anchor, options=ANNOTATED)
+    assert ("sacrum_cut" in levels.flags) is said

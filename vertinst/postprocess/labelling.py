@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from vertinst.errors import ConfigError
 from vertinst.postprocess.chain import centroids_xy, extent_along, taper
-from vertinst.postprocess.decoding import Chain, Detections, log_sum, perhaps_sacrum, read_chains
+from vertinst.postprocess.decoding import Chain, Detections, log_sum, perhaps_above, perhaps_sacrum, read_chains
 from vertinst.structures import Naming, Rle, rle
 from vertinst.structures.spine import LEVELS, TRANSITIONAL, is_level, level_above
 
@@ -163,7 +163,7 @@ def label_levels(
     Returns:
         Names and flags: `no_vertebra`, `no_sacrum`, `no_lumbar` (sacral instances alone: S1 is taken to be the
         upper one on the film), `anchor_disagrees_with_sacrum`, `anchor_missed` (no vertebra at its point),
-        `sacrum_on_both_sides`, `gap_between_A_B`, `possible_L6`, `possible_L4_only`, `levels_unsure`, `beyond_levels`.
+        `sacrum_on_both_sides`, `sacrum_cut` (see `_sacrum_cut`), `gap_between_A_B`, `possible_L6`, `possible_L4_only`, `levels_unsure`, `beyond_levels`.
     """
     kept = np.ones(len(masks), dtype=bool) if kept is None else kept
     if not kept.any():
@@ -188,18 +188,25 @@ def _detections(
     centroids = centroids_xy(masks)
     sizes = np.sqrt(rle.areas(masks).astype(np.float64))
     gaps, tapers = np.zeros((2, len(masks), len(masks)))
-    for i in perhaps_sacrum(centroids, sacral, kept):
-        for j in range(len(masks)):
+    for i in perhaps_sacrum(centroids, sacral, kept, scores):
+        for j in perhaps_above(centroids, i):
             way = centroids[j] - centroids[i]
             length = float(np.linalg.norm(way))
             if length > 0:
                 gaps[i, j] = extent_along(masks[j], way / length)[0] - extent_along(masks[i], way / length)[1]
                 tapers[i, j] = taper(masks[i], way / length)
     height, width = masks[0]["size"]
-    # What lies so near to the edge is likely to be cut, even where the outline ends a few pixels short of it.
-    margin = max(1.0, _CUT_MARGIN * max(height, width))
+    margin = cut_margin_px((height, width))
     cut = np.array([touches_border(mask, margin) for mask in masks], dtype=bool)
     return Detections(centroids, sizes, sacral, scores, kept, cut, gaps, tapers)
+
+
+def cut_margin_px(size: tuple[int, int]) -> float:
+    """Distance from the edge of a film (H, W) within which what lies there is likely to be cut, 1 % of its longer side.
+
+    Outlines of networks end a few pixels short of the edge.
+    """
+    return max(1.0, _CUT_MARGIN * max(size))
 
 
 def touches_border(mask: Rle, margin_px: float = 1.0) -> bool:
@@ -390,6 +397,7 @@ class _Labelling:
             flags.append("anchor_disagrees_with_sacrum")
         sacral = [i for i, _ in _sacral_places(best.chain)]
         flags += ["sacrum_on_both_sides"] if self._sacrum_above(best.chain, {*best.order, *sacral}) else []
+        flags += ["sacrum_cut"] if self._sacrum_cut(best.chain, sacral) else []
         names = list(best.names)
         flags += [f"gap_between_{a}_{b}" for a, b in pairwise(names) if _gap(a, b)]
         for lumbar, flag in ((6, "possible_L6"), (4, "possible_L4_only")):
@@ -397,6 +405,16 @@ class _Labelling:
             flags += [flag] if share >= self.options.transition_probability else []
         beyond = {*best.chain.chain, *sacral} - set(best.order)
         return [*flags, *(["beyond_levels"] if beyond else [])]
+
+    def _sacrum_cut(self, chain: Chain, sacral: list[int]) -> bool:
+        """Whether the one sacral part in view is less than the vertebra above it, and cut by the film's edge.
+
+        A vertebra of which the film shows a part looks much like that; were it L5, every name would be one too low.
+        """
+        if self.anchor is not None or len(sacral) != 1 or not chain.chain:
+            return False
+        part = sacral[0]
+        return bool(self.found.cut[part] and self.found.sizes[part] < self.found.sizes[chain.chain[0]])
 
     def _sacrum_above(self, chain: Chain, used: set[int]) -> bool:
         """Whether a kept sacral detection that has no place lies on the upper side of the chain's middle."""

@@ -19,3 +19,11 @@ def _no_surprise_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("tests are offline")
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ResNets that are built have an eighth of their channels for the length of the test."""
+    from narrow_resnet import NarrowResNet
+
+    monkeypatch.setattr("vertinst.models._backbones.torchvision_resnet.ResNet", NarrowResNet)

@@ -17,6 +17,8 @@ from vertinst.engine.optim import build_optimizer, in_backbone, set_lr
 from vertinst.engine.train import train
 from vertinst.structures import Annotation, Dataset, ImageRecord, rle
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 SMALL = {
     "yolact": {"backbone": "resnet18", "image_size": 64, "channels": 16, "prototypes": 8},
     "yolact focal": {

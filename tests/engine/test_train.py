@@ -58,6 +58,7 @@ def same_run(a: Path, b: Path) -> None:
         assert left == right
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_small_yolact_learns_and_fills_the_run_folder(films: Dataset, images: Path, tmp_path: Path) -> None:
     settings = ["model.image_size=64", "model.channels=16", "model.prototypes=8", "classes=[lumbar, sacral]"]
     settings += ["schedule.epochs=5", "schedule.batch_size=2", "optim.lr=0.002", "device=cpu"]

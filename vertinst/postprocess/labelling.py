@@ -163,7 +163,8 @@ def label_levels(
     Returns:
         Names and flags: `no_vertebra`, `no_sacrum`, `no_lumbar` (sacral instances alone: S1 is taken to be the
         upper one on the film), `anchor_disagrees_with_sacrum`, `anchor_missed` (no vertebra at its point),
-        `sacrum_on_both_sides`, `sacrum_cut` (see `_sacrum_cut`), `gap_between_A_B`, `possible_L6`, `possible_L4_only`, `levels_unsure`, `beyond_levels`.
+        `sacrum_on_both_sides`, `sacrum_cut` (a small part of one at the film's edge), `gap_between_A_B`,
+        `possible_L6`, `possible_L4_only`, `levels_unsure`, `beyond_levels`.
     """
     kept = np.ones(len(masks), dtype=bool) if kept is None else kept
     if not kept.any():

@@ -13,7 +13,7 @@ from vertinst.errors import DataError
 from vertinst.postprocess.chain import centroids_xy
 from vertinst.postprocess.fragments import one_for_each
 from vertinst.postprocess.implants import relate_implants
-from vertinst.postprocess.labelling import Anchor, LabelOptions, Levels, label_levels, touches_border
+from vertinst.postprocess.labelling import Anchor, LabelOptions, Levels, cut_margin_px, label_levels, touches_border
 from vertinst.postprocess.morphometry import measure
 from vertinst.postprocess.nms import describe, rank
 from vertinst.postprocess.orientation import find_orientation
@@ -79,7 +79,7 @@ def build_spine(
 
     Returns:
         The spine. Flags of a film: see `label_levels`; `extra_vertebra` (see below). Flags of an instance:
-        `touches_border` (its mask comes within one pixel of the film's edge, so that it may be cut off), `low_score`,
+        `touches_border` (its mask comes so near to the film's edge that it may be cut, `cut_margin_px`), `low_score`,
         `recovered` (a candidate below the score threshold that fits into a gap of the chain), `duplicate_suppressed`
         (another kept detection of the same vertebra was removed). Bones at or above the threshold that are no vertebra
         of the chain become candidates with the flag `extra`, or `beyond_levels` where no name is left; other candidates
@@ -185,7 +185,8 @@ class _Film:
         )
 
     def _flags(self, index: int) -> list[str]:
-        flags = ["touches_border"] if touches_border(self.found.masks[index]) else []
+        margin = cut_margin_px(self.found.image_size)
+        flags = ["touches_border"] if touches_border(self.found.masks[index], margin) else []
         return flags + (["low_score"] if self.scores[index] < np.float32(self.options.low_score) else [])
 
     def _tell(self, order: list[int], extra: list[int], levels: Levels) -> None:

@@ -17,7 +17,7 @@ __all__ = ["STATED_BY_USER", "Stated", "check_names", "needs_anchor", "read_anch
 STATED_BY_USER = "stated by the user"
 _SMALLEST_MM, _LARGEST_MM = 0.005, 10.0
 _NAMED = 5
-_UNSURE = {"no_sacrum", "possible_L6", "possible_L4_only"}
+_UNSURE = {"no_sacrum", "sacrum_cut", "possible_L6", "possible_L4_only"}
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ def check_names(anchors: Iterable[str], films: Iterable[str]) -> None:
 def needs_anchor(spine: Spine) -> bool:
     """Whether the levels of a film are open until somebody names a vertebra.
 
-    They are without a sacrum, and where there may be six or four lumbar vertebrae, unless an anchor is given.
+    They are without a sacrum or with a small part of one, and where there may be six or four lumbar vertebrae, unless
+    an anchor is given.
     """
     anchored = spine.naming is not None and spine.naming.anchor is not None
     return bool(spine.vertebrae) and not anchored and not _UNSURE.isdisjoint(spine.flags)

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vertinst.errors import DataError
+from vertinst.postprocess.merge import label_map
 from vertinst.report import lettering, overlay, overlay_text
+from vertinst.report.outlines import inner_point
 from vertinst.report.overlay_landmarks import main_angle
 from vertinst.structures import Body, Implant, Instances, Measure, Spine, Vertebra, rle
 
@@ -306,3 +308,13 @@ def test_corners_far_off_the_film_are_no_fault():
     corners = np.array([[1e30, -1e30], [0, 0], [50, 50], [-1e30, 1e30]])
     spine = Spine(size, (vertebra("L5", size, (50, 50, 90, 90), body=Body(corners, np.ones(4))),))
     assert overlay.draw(grey(size), spine).shape == (*size, 3)
+
+
+def test_neither_picture_nor_label_map_unpacks_whole_films(monkeypatch):
+    size = (400, 300)
+    spine = Spine(size, (vertebra("L5", size, (100, 200, 200, 280)), vertebra("L4", size, (100, 80, 200, 160))))
+    monkeypatch.setattr(rle, "decode", lambda mask: pytest.fail("time and memory are those of the film"))
+    assert changed(overlay.draw(grey(size), spine))[201:279, 101:199].all()
+    labels = label_map(spine)
+    assert [int((labels == number).sum()) for number in (1, 2)] == [8000, 8000]
+    assert inner_point(spine.vertebrae[0].mask) == (139.5, 239.5)

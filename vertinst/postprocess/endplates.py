@@ -105,11 +105,13 @@ def hollow_middles(mask: Rle, corners: Points) -> Points:
     for direction, middle in ((half, corners[:2].mean(axis=0)), (-half, corners[2:].mean(axis=0))):
         # From a third of the way on: a hole in the middle of the mask is no endplate.
         steps = np.linspace(0.33, 1.4, max(int(4 * reach), 8))
-        points = (above + below)[:, None] / 2 + steps[:, None] * direction[:, None]
-        column, row = (np.floor(points) - (left, top)).astype(np.int64).transpose(2, 0, 1)
+        column, row = (
+            np.floor((above + below)[:, axis, None] / 2 + steps * direction[:, axis, None]).astype(np.int64) - first
+            for axis, first in enumerate((left, top))
+        )
         inside = (row >= 0) & (column >= 0) & (row < patch.shape[0]) & (column < patch.shape[1])
-        inside[inside] = patch[row[inside], column[inside]]
-        out = ~inside
+        # What lies outside of the box reads any pixel of it, and is not counted.
+        out = ~(inside & patch.take(row * patch.shape[1] + column, mode="clip"))
         first = np.where(out.any(axis=1), steps[np.argmax(out, axis=1)], 1.0)
         at_ends = (2 * _RAYS - 1) ** 2 > 0.25
         hollow = max(0.0, float(first[at_ends].mean() - first[~at_ends].mean())) / _SEEN

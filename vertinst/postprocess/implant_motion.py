@@ -111,8 +111,9 @@ def _moments(mask: Rle, scale: Points) -> tuple[Points, Points | None, float]:
 
     The length is that of a bar with the same variance along the axis.
     """
-    rows, columns = np.nonzero(rle.decode(mask))
-    points = (np.stack([columns, rows], axis=1) + 0.5) * scale
+    patch, left, top = rle.decode_crop(mask)
+    rows, columns = np.nonzero(patch)
+    points = (np.stack([columns + left, rows + top], axis=1) + 0.5) * scale
     centre = points.mean(axis=0)
     values, vectors = np.linalg.eigh(np.cov(points.T)) if len(points) > 2 else (np.ones(2), np.eye(2))
     is_long = values[1] > 0 and sqrt(values[1]) > _LONG_RATIO * sqrt(max(values[0], 0.0))

@@ -99,9 +99,8 @@ def label_map(spine: Spine) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
     parts = _numbered(spine)
     labels = np.zeros(spine.image_size, dtype=np.uint8 if len(parts) < 256 else np.uint16)
     for index in sorted(range(len(parts)), key=lambda i: _height(parts, i)):
-        left, top, right, bottom = (int(v) for v in rle.box_xyxy(parts[index].mask))
-        patch = rle.decode(parts[index].mask)[top:bottom, left:right]
-        labels[top:bottom, left:right][patch] = index + 1
+        patch, left, top = rle.decode_crop(parts[index].mask)
+        labels[top : top + patch.shape[0], left : left + patch.shape[1]][patch] = index + 1
     return labels
 
 

@@ -73,13 +73,12 @@ def draw(pixels: npt.NDArray[np.float32], spine: Spine, *, truth: Instances | No
 
 
 def _fill(image: Image, mask: Rle, colour: Colour, opacity: float, unit: float) -> None:
-    left, top, right, bottom = (int(v) for v in rle.box_xyxy(mask))
-    if right <= left:
+    inside, left, top = rle.decode_crop(mask)
+    if not inside.size:
         return
-    inside = rle.decode(mask)[top:bottom, left:right]
-    patch = image[top:bottom, left:right]
-    mixed = patch[inside] * (1 - opacity) + np.array(colour, dtype=np.float64) * opacity
-    patch[inside] = np.rint(mixed).astype(np.uint8)
+    patch = image[top : top + inside.shape[0], left : left + inside.shape[1]]
+    mixed = np.arange(256)[:, None] * (1 - opacity) + np.array(colour, dtype=np.float64) * opacity
+    np.copyto(patch, cv2.LUT(patch, np.rint(mixed).astype(np.uint8)[None]), where=inside[:, :, None])
     outlines = [fixed_point(ring) for ring in _rings(mask)]
     cv2.polylines(image, outlines, True, colour, max(1, round(unit)), cv2.LINE_AA, SHIFT)
 

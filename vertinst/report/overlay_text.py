@@ -199,8 +199,8 @@ def _cost(image: Image, block: Block, corner: Place, found: Sequence[Box]) -> tu
 
 
 def _centre(mask: Rle) -> tuple[float, float]:
-    left, top, right, bottom = (int(v) for v in rle.box_xyxy(mask))
-    rows, columns = np.nonzero(rle.decode(mask)[top:bottom, left:right])
+    inside, left, top = rle.decode_crop(mask)
+    rows, columns = np.nonzero(inside)
     return left + float(columns.mean()), top + float(rows.mean())
 
 

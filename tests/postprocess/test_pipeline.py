@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from vertinst.errors import DataError
 from vertinst.postprocess.labelling import Anchor
-from vertinst.postprocess.pipeline import SpineOptions, build_spine
+from vertinst.postprocess.pipeline import SpineOptions, build_spine, relabel
 from vertinst.structures import Instances, rle
 
 CLASSES = ("lumbar", "sacral", "cage", "screw", "rod")
@@ -140,3 +140,10 @@ def test_truth_and_foreign_classes_are_refused():
 def test_options_are_checked(setting):
     with pytest.raises(ValidationError, match=next(iter(setting))):
         SpineOptions(**setting)
+
+
+def test_relabelled_vertebrae_are_still_known_to_be_doubled():
+    spine = build_spine(found(ROWS), CLASSES)
+    again = relabel(relabel(spine, anchor=Anchor("L4", "lowest")))
+    assert [(v.level, v.flags) for v in again.vertebrae] == [(v.level, v.flags) for v in spine.vertebrae]
+    assert again.log == spine.log

@@ -239,7 +239,7 @@ class _Labelling:
             return Levels(list(best.order), list(best.names), [None] * len(best.order), extra, flags, None)
         confidence = [self._share(weights, i, name) for i, name in zip(best.order, best.names, strict=True)]
         naming = self._naming(best, weights)
-        if naming.probability < self.options.sure_probability and self.anchor is None:
+        if naming.probability < self.options.sure_probability and (self.anchor is None or self.flags):
             flags.append("levels_unsure")
         return Levels(list(best.order), list(best.names), list(confidence), extra, flags, naming)
 
@@ -368,13 +368,10 @@ class _Labelling:
         return weights
 
     def _share(self, weights: npt.NDArray[np.float64], position: int, name: str) -> float:
-        return float(
-            sum(
-                w
-                for w, r in zip(weights, self.readings, strict=True)
-                if (position, name) in zip(r.order, r.names, strict=True)
-            )
-        )
+        """Mass of all readings that give a detection this name."""
+        named = [(position, name) in zip(r.order, r.names, strict=True) for r in self.readings]
+        # Rounding may take the sum of all a little above 1.
+        return min(float(weights[named].sum()), 1.0)
 
     def _naming(self, best: _Reading, weights: npt.NDArray[np.float64]) -> Naming:
         """Mass of all readings that name the same vertebrae alike, and the next most likely other names."""

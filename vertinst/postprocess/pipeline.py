@@ -88,9 +88,24 @@ def build_spine(
     Raises:
         DataError: The instances have no scores, a class without a name, or the view is unknown.
     """
+    return _build(instances, categories, options, anchor, view, scale, measured=measured)
+
+
+def _build(
+    instances: Instances,
+    categories: tuple[str, ...],
+    options: SpineOptions,
+    anchor: Anchor | None,
+    view: str,
+    scale: Scale | None,
+    *,
+    measured: bool = True,
+    earlier: Sequence[Mapping[str, Any]] = (),
+) -> Spine:
+    """`build_spine`, after what was suppressed `earlier`: events of a log, which may come from any file."""
     _check(instances, categories, view)
     found, log = _select(instances, categories, options)
-    spine = _Film(found, categories, log, options).spine(anchor, view, scale)
+    spine = _Film(found, categories, [*earlier, *log], options).spine(anchor, view, scale)
     return _with_anatomy(spine) if measured else spine
 
 
@@ -130,11 +145,8 @@ def relabel(
         np.array([categories.index(part.category) + 1 for part in parts], dtype=np.int64),
         np.array([part.score for part in parts], dtype=np.float32),
     )
-    again = build_spine(
-        instances, categories, options=options, anchor=anchor, view=view or spine.view, scale=scale or spine.scale
-    )
-    earlier = tuple(event for event in spine.log if event.get("event") not in _OF_LABELLING)
-    return replace(again, log=(*earlier, *again.log))
+    earlier = [event for event in spine.log if event.get("event") not in _OF_LABELLING]
+    return _build(instances, categories, options, anchor, view or spine.view, scale or spine.scale, earlier=earlier)
 
 
 class _Film:
@@ -206,14 +218,16 @@ class _Film:
                 self.log.append({**event, "by": by, "reason": "doubles_a_vertebra"})
             else:
                 self.log.append({**event, "reason": _REASONS[flag]})
-        doubled = [
-            event["by"]
-            for event in self.log
-            if "by" in event and event["removed"]["score"] >= self.options.score_threshold
-        ]
+        doubled = [event["by"] for event in self.log if self._tells_of_a_double(event)]
         for index in order:
             if describe(self.found, self.categories, index) in doubled:
                 self.flags[index].append("duplicate_suppressed")
+
+    def _tells_of_a_double(self, event: Mapping[str, Any]) -> bool:
+        """Whether an event removed something above the threshold for the sake of another."""
+        removed = event.get("removed")
+        score = removed.get("score") if isinstance(removed, Mapping) else None
+        return "by" in event and isinstance(score, int | float) and score >= self.options.score_threshold
 
     def _doubles(self, extra: list[int], order: list[int]) -> dict[int, int]:
         """Of the extra ones those that show a vertebra of the chain once more, and which."""

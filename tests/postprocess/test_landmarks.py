@@ -131,3 +131,18 @@ def test_corners_of_phantoms_are_near_the_truth() -> None:
     assert (errors < 4).mean() > 0.95
     noisy = phantom_errors(1.5)
     assert (noisy < 4).mean() > 0.88
+
+
+def test_samples_spread_as_corners_of_outlines_with_that_noise_do() -> None:
+    outline = even_samples(WEDGE, 400)
+    size = np.sqrt(rle.area(draw(WEDGE)))
+    drawn = disturb(outline, 60, sd_px=0.0147 * size, correlation_px=0.147 * size, rng=np.random.default_rng(0))
+    scatter = np.stack([found(draw(one)) for one in drawn])
+    told = sample_corners(draw(WEDGE), UP, count=60)
+    assert told is not None
+
+    def slope_sd(corners: Points) -> float:
+        along = corners[:, 0] - corners[:, 1]
+        return float(np.arctan2(along[:, 1], along[:, 0]).std())
+
+    assert 0.9 < slope_sd(told) / slope_sd(scatter) < 1.5

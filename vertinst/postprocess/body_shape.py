@@ -26,7 +26,16 @@ import numpy as np
 from vertinst.postprocess.contours import Points, even_samples
 from vertinst.postprocess.sides import rough_corners
 
-__all__ = ["CORRELATION", "NOISE", "SQUARE", "BodyShape", "fit_corners", "lumbar_and_sacral", "shape_begins"]
+__all__ = [
+    "CORRELATION",
+    "NOISE",
+    "SQUARE",
+    "BodyShape",
+    "fit_corners",
+    "lumbar_and_sacral",
+    "shape_begins",
+    "unseen_errors",
+]
 
 NOISE = 0.0147
 """SD by which outlines differ, as a share of the square root of a body's area: 1.5 px on films of 1024 px height."""
@@ -68,6 +77,7 @@ class BodyShape(NamedTuple):
         slopes: (R, 16) change of the radii with the parameters, the corners' first.
         gain: (16, R) parameters from a deviation of the radii.
         sd: (R,) of the smooth noise along the rays.
+        unseen: (8, 8) square root of the covariance that corners have because no outline tells the other parameters.
         rough: (4, 2) where straight lines through the typical sides meet.
     """
 
@@ -75,6 +85,7 @@ class BodyShape(NamedTuple):
     slopes: Points
     gain: Points
     sd: Points
+    unseen: Points
     rough: Points
 
 
@@ -93,6 +104,16 @@ def fit_corners(local: Points, corners: Points, shape: BodyShape) -> Points:
         moved = _matched(off, shape)[:, :8].reshape(-1, 4, 2)
         corners = _out_of(corners, SQUARE + np.clip(moved, -_FURTHEST, _FURTHEST))
     return corners
+
+
+def unseen_errors(corners: Points, shape: BodyShape, rng: np.random.Generator) -> Points:
+    """Displacements (B, 4, 2) px of corners (B, 4, 2), drawn from what is left unknown on an outline without noise.
+
+    An estimate with the gain G of y = A x + noise, x of the covariance P, errs by (I - G A) x - G noise (Rasmussen and
+    Williams 2006, section 2.1). Outlines drawn again have the second part alone; this is the first.
+    """
+    moved = (rng.normal(size=(len(corners), 8)) @ shape.unseen).reshape(-1, 4, 2)
+    return _out_of(corners, SQUARE + moved) - corners
 
 
 def shape_begins(rough: Points, shape: BodyShape) -> Points:
@@ -171,7 +192,11 @@ def _shape(mean: Points) -> BodyShape:
     noise, sd = _noise(radii)
     weight = slopes.T @ np.linalg.inv(noise)
     gain = np.linalg.solve(weight @ slopes + np.linalg.inv(_prior()), weight)
-    return BodyShape(radii, slopes, gain, sd, rough_corners(outline[None])[0])
+    missed = np.eye(len(typical)) - gain @ slopes
+    unseen = (missed @ _prior() @ missed.T)[:8, :8]
+    values, vectors = np.linalg.eigh(unseen)
+    root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+    return BodyShape(radii, slopes, gain, sd, root, rough_corners(outline[None])[0])
 
 
 def _prior() -> Points:

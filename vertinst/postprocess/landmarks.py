@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from vertinst.postprocess.body_shape import CORRELATION, NOISE, fit_corners, lumbar_and_sacral, shape_begins
+from vertinst.postprocess.body_shape import (
+    CORRELATION,
+    NOISE,
+    fit_corners,
+    lumbar_and_sacral,
+    shape_begins,
+    unseen_errors,
+)
 from vertinst.postprocess.contours import SAMPLES, Points, body_outline, disturb, even_samples
 from vertinst.postprocess.sides import rough_corners
 from vertinst.structures import Rle
@@ -53,7 +60,10 @@ def sample_corners(
 def corners_with_samples(
     mask: Rle, orientation: Orientation, *, sacral: bool = False, count: int = 16, seed: int = 0
 ) -> tuple[Points, Points] | None:
-    """Corners of a body, and those of the same outline drawn again with smooth noise (`NOISE`, `CORRELATION`).
+    """Corners of a body, and as they might be: of the same outline drawn again, and of a body of another shape.
+
+    The outline is drawn again with smooth noise (`NOISE`, `CORRELATION`); to that comes what no outline tells, however
+    well drawn: how much of it is tilt and what the shape of the body (`unseen_errors`).
 
     Args:
         mask: RLE of the vertebra.
@@ -79,7 +89,10 @@ def corners_with_samples(
         tops = [even_samples(_upper_part(one, corners), SAMPLES) for one in drawn]
         upper, uppers = _fitted(top, np.array(tops).reshape(-1, SAMPLES, 2), orientation, sacral)
         corners[:2], samples[:, :2] = upper[:2], uppers[:, :2]
-    return corners, samples
+    shape = lumbar_and_sacral()[int(sacral)]
+    return corners, samples + unseen_errors(
+        np.repeat(corners[None], count, axis=0), shape, np.random.default_rng((seed, 1))
+    )
 
 
 def _is_long(corners: Points) -> bool:
@@ -118,7 +131,10 @@ def _fitted(outline: Points, drawn: Points, orientation: Orientation, sacral: bo
     shape = lumbar_and_sacral()[int(sacral)]
     local = (outline[None] - centre) @ axes.T
     corners = fit_corners(local, shape_begins(rough_corners(local), shape), shape)
-    samples = fit_corners((drawn - centre) @ axes.T, np.repeat(corners, len(drawn), axis=0), shape)
+    again = (drawn - centre) @ axes.T
+    # From their own rough corners: begun at those of the outline, they would stay nearer to them than another's would.
+    begins = shape_begins(rough_corners(again), shape) if len(drawn) else np.zeros((0, 4, 2))
+    samples = fit_corners(again, begins, shape)
     return corners[0] @ axes + centre, samples @ axes + centre
 
 

@@ -28,7 +28,8 @@ class Measure(NamedTuple):
 
     Attributes:
         value: Finite.
-        sd: Standard deviation when the outlines are perturbed, in the unit of the value; None where it is unknown.
+        sd: Standard deviation when the outlines are perturbed and the shape of bodies is as uncertain as it is, in the
+            unit of the value; None where it is unknown.
     """
 
     value: float

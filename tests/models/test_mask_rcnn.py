@@ -22,6 +22,8 @@ SMALL = Options(
 )
 NAMES = {"loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg"}
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 @pytest.fixture
 def model() -> MaskRCNN:

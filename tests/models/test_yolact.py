@@ -16,7 +16,7 @@ SMALL = Options(backbone="resnet18", image_size=128, channels=32, prototypes=8, 
 
 
 @pytest.fixture
-def model() -> Yolact:
+def model(narrow: None) -> Yolact:
     torch.manual_seed(0)
     return build(SMALL, CLASSES)
 
@@ -27,6 +27,7 @@ def losses(model: Yolact, films: list[tuple[Tensor, dict[str, Tensor]]]) -> dict
     return result
 
 
+@pytest.mark.usefixtures("narrow")
 def test_training_lowers_every_loss_and_finds_what_was_drawn(draw: Callable, check_contract: Callable) -> None:
     torch.manual_seed(0)
     model = build(SMALL.model_copy(update={"image_size": 96}), CLASSES)
@@ -104,6 +105,7 @@ def test_no_mask_reaches_outside_of_its_box(model: Yolact) -> None:
         assert bottom <= math.ceil(y2)
 
 
+@pytest.mark.usefixtures("narrow")
 def test_nothing_found_is_an_ordinary_result(draw: Callable, check_contract: Callable) -> None:
     blind = build(SMALL.model_copy(update={"score_threshold": 1.0}), CLASSES).eval()
     image, _ = draw()
@@ -123,6 +125,7 @@ def test_bf16_autocast_gives_finite_losses_and_gradients(model: Yolact, draw: Ca
     assert all(parts[name].item() == pytest.approx(exact[name].item(), rel=0.1, abs=0.05) for name in exact)
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("interval", [0, 1])
 def test_bf16_finds_what_float32_finds(interval: int, draw: Callable) -> None:
     torch.manual_seed(0)
@@ -236,6 +239,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variants_train_in_every_part_and_find(name: str, draw: Callable, check_contract: Callable) -> None:
     torch.manual_seed(0)
@@ -304,6 +308,7 @@ def test_rescoring_multiplies_the_scores(draw: Callable) -> None:
     np.testing.assert_allclose(sorted(rescored.scores.tolist()), expected, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("options", [{}, {"deformable_interval": 1}, {"backbone": "darknet53"}])
 def test_training_leaves_frozen_stages_as_they_were(options: dict[str, object], draw: Callable) -> None:
     model = build(SMALL.model_copy(update={"trainable_layers": 2, **options}), CLASSES)

@@ -17,6 +17,7 @@ from vertinst.files import write_text
 from vertinst.postprocess.stated import needs_anchor
 from vertinst.report import gallery
 from vertinst.report.figures import Plot, plot_curves, read_curves
+from vertinst.report.hints import hints, other_levels
 from vertinst.report.labelled import DISCLAIMER
 from vertinst.report.measure_words import measure_words
 from vertinst.report.overlay import IMPLANT_COLOURS, VERTEBRA_COLOURS
@@ -69,6 +70,8 @@ def write_report(source: Path, out: Path, *, predictions: Path | None = None, me
         "pixels": _pixels,
         "words": _words,
         "measure_words": measure_words,
+        "hints": hints,
+        "other_levels": other_levels,
     }
     write_text(out, template("report.html.j2", filters).render(_contents(source, found, films, scores)))
 

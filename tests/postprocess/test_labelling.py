@@ -230,3 +230,21 @@ def test_a_cut_part_of_what_looks_like_a_sacrum_is_told(half, centre, alone, anc
     sacral = np.array([True, *[False] * 5, *([] if alone else [True])])
     levels = label_levels(masks, sacral, np.full(len(masks), 0.9), anchor=anchor, options=ANNOTATED)
     assert ("sacrum_cut" in levels.flags) is said
+
+
+@pytest.mark.parametrize(
+    ("clicked", "level", "expected"),
+    [
+        # L5, sacralised, was found as sacral: the user says so of either body.
+        ("S1", "L5", ["S1", "L5", "L4", "L3", "L2"]),
+        ("S2", "S1", ["S1", "L5", "L4", "L3", "L2"]),
+        ("S1", "L6", ["S1", "L6", "L5", "L4", "L3"]),
+        ("S1", "S2", ["S3", "S2", "S1", "L5", "L4"]),
+        ("S2", "S2", ["S2", "S1", "L5", "L4", "L3"]),
+    ],
+)
+def test_anchor_on_a_sacral_body_wins_over_its_class(clicked, level, expected):
+    _, levels = label(["S2", "S1", "L5", "L4", "L3"], anchor=Anchor(level, "at", turned(CHAIN[clicked], 0)))
+    assert levels.names == expected
+    assert "anchor_missed" not in levels.flags
+    assert ("anchor_disagrees_with_sacrum" in levels.flags) == (clicked != level)

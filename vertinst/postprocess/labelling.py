@@ -309,11 +309,21 @@ class _Labelling:
     def _reading(self, found: Chain, chain: Chain, lumbar: int, first: str) -> _Reading:
         names = [level_above(first, step) for step in chain.steps]
         order = [i for i, name in zip(chain.chain, names, strict=True) if name]
-        below = [(i, name) for i, step in reversed(_sacral_places(chain)) if (name := _sacral_name(first, step))]
+        top = self._sacral_top(chain, first)
+        places = reversed(_sacral_places(chain))
+        below = [(i, name) for i, step in places if top and (name := level_above(top, -step))]
         order = [*(i for i, _ in below), *order]
         named = (*(n for _, n in below), *(n for n in names if n))
         weight = chain.score / _TEMPERATURE + self._count_weight(chain, lumbar)
         return _Reading(tuple(order), named, found, chain, weight, lumbar)
+
+    def _sacral_top(self, chain: Chain, first: str) -> str | None:
+        """Level of S1's place, where `first` is that of the place above: another where the user says so."""
+        below = dict(_sacral_places(chain))
+        if self.anchor is not None and self.target in below:
+            # Any level: it may be a sacralised L5 that was found as sacral.
+            return level_above(self.anchor.level, below[self.target])
+        return level_above(first, -1) if first.startswith("S") else "S1"
 
     def _count_weight(self, chain: Chain, lumbar: int) -> float:
         """Log probability of a number of lumbar vertebrae, and of the chain's upper end with it."""
@@ -425,11 +435,14 @@ class _Labelling:
 
 
 def _disagrees(best: _Reading) -> bool:
-    """Whether the sacrum says another level of the vertebra next to it than the anchor."""
-    if best.found.sacrum is None or not best.found.chain:
+    """Whether the anchor gives the sacrum, or the vertebra next to it, another level than the sacrum by itself."""
+    if best.found.sacrum is None:
         return False
     named = dict(zip(best.order, best.names, strict=True))
-    return named.get(best.found.chain[0]) != level_above("L5", best.found.steps[0])
+    top = named.get(best.found.sacrum, "")
+    if not top.startswith("S"):
+        return True
+    return bool(best.found.chain) and named.get(best.found.chain[0]) != level_above("L5", best.found.steps[0])
 
 
 def _anchored(names: Sequence[str]) -> bool:
@@ -450,12 +463,6 @@ def _sacral_places(chain: Chain) -> list[tuple[int, int]]:
         return []
     lower = zip(chain.lower, chain.lower_steps, strict=True)
     return [(chain.sacrum, chain.sacral_steps), *((i, chain.sacral_steps + step) for i, step in lower)]
-
-
-def _sacral_name(first: str, step: int) -> str | None:
-    """The level so many places below S1's, where `first` is the level of the place next to it."""
-    top = level_above(first, -1) if first.startswith("S") else "S1"
-    return level_above(top, -step) if top else None
 
 
 def _below(level: str, steps: int) -> str | None:

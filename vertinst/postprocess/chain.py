@@ -92,14 +92,23 @@ def taper(mask: Rle, up: Points) -> float:
     height, across = columns * up[0] + rows * up[1], rows * up[0] - columns * up[1]
     if len(rows) < _LEAST_TAPER_PIXELS:
         return 0.0
-    low, high = np.quantile(height, (0.1, 0.9))
+    low, high = _quantiles(height, (0.1, 0.9))
     third = (high - low) / 3
     widths = []
     for inside in ((height >= high - third) & (height <= high), (height >= low) & (height <= low + third)):
         if inside.sum() < _LEAST_TAPER_PIXELS / 6:
             return 0.0
-        widths.append(float(np.subtract(*np.quantile(across[inside], (0.95, 0.05)))))
+        left, right = _quantiles(across[inside], (0.05, 0.95))
+        widths.append(right - left)
     return float(np.log(widths[0] / widths[1])) if min(widths) > 0 else 0.0
+
+
+def _quantiles(values: Points, shares: tuple[float, float]) -> list[float]:
+    """Linearly interpolated quantiles; `np.quantile` gives the same and takes several times as long."""
+    places = np.array(shares) * (len(values) - 1)
+    below = places.astype(np.int64)
+    ranked = np.partition(values, np.concatenate([below, below + 1]))
+    return [float(v) for v in ranked[below] + (places - below) * (ranked[below + 1] - ranked[below])]
 
 
 def spacings_px(centroids: Points) -> Points:

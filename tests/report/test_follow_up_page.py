@@ -74,7 +74,7 @@ def test_two_dates_become_a_page_a_table_and_json(predictions, tmp_path, capsys)
         ("film", ""), ("vertebra", "L4"), ("screw", "L4")
     }  # fmt: skip
     page = (out / "follow_up.html").read_text(encoding="utf-8")
-    for words in ("lordosis L1 to S1", "changed", "posterior instrumentation L4", "genant grade 0, then 1"):
+    for words in ("lordosis L1 to S1", "changed", "posterior instrumentation L4", "genant grade 0, then 1", "Yellow:"):
         assert words in page
     assert page.count("data:image/jpeg") == 2
     assert page.count('class="marked"') == 2

@@ -289,14 +289,16 @@ def test_notes_begin_with_what_holds_for_the_film():
     rod = Implant("rod", 0.9, bone.box, bone.mask, ("touches_border",), ("S1", "L5", "L4"))
     screw = replace(rod, category="screw", flags=("outside_bone",), levels=())
     other = replace(screw, flags=("low_score",), levels=("L5",))
+    cage = replace(rod, category="cage", levels=("L5", "L4"))
     spine = Spine(
-        size, (bone,), (rod, screw, other), flags=("possible_L6",), construct="posterior instrumentation L5-S1"
+        size, (bone,), (rod, cage, screw, other), flags=("possible_L6",), construct="posterior instrumentation L5-S1"
     )
     assert overlay_text._notes(spine) == [
         "possible L6",
         "posterior instrumentation L5-S1",
         "L5: low score, touches border",
         "rod L4-S1: touches border",
+        "cage L4/5: touches border",
         "screw: outside bone",
         "screw L5: low score",
     ]

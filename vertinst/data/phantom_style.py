@@ -130,8 +130,8 @@ def with_shares(style: PhantomStyle, asked: Sequence[str]) -> PhantomStyle:
         asked: Each like `six_lumbar=0.1`, a name of `explained_shares` and a number; of a name given twice the last.
 
     Raises:
-        ConfigError: One is not like that, or a name is unknown.
-        DataError: A share lies outside its range.
+        ConfigError: One is not like that, a name is unknown, or a share lies outside 0..1.
+        DataError: Two shares do not go together.
     """
     values: dict[str, Any] = {}
     for text in asked:
@@ -144,6 +144,9 @@ def with_shares(style: PhantomStyle, asked: Sequence[str]) -> PhantomStyle:
         except ValueError:
             message = f"the share of {name} must be a number, got {number!r}"
             raise ConfigError(message, where=text, fix=f"Write it like {name}=0.1.") from None
+        if not 0 <= float(number) <= 1:
+            message = f"the share of {name} must be between 0 and 1, got {number}"
+            raise ConfigError(message, where=text, fix=f"Write it like {name}=0.1.")
     ill = {name: values.pop(name) for name in share_names(Disease) if name in values}
     return replace(style, **values, disease=replace(style.disease, **ill))
 

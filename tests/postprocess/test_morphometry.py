@@ -192,6 +192,9 @@ def test_largest_cobb_angle_on_antero_posterior_films(spine):
     assert set(found.values) == {"cobb_max_deg", "cobb_L2_L5_deg"}
     assert "slip_percent" not in found.discs[0].values
     assert found.vertebrae[1].body.grades == {}
+    # Heights are false there: rays run along the tilted endplates.
+    seen = {*found.discs[0].values, *found.vertebrae[1].body.values}
+    assert seen == {"depth_superior_px", "depth_inferior_px", "wedge_deg", "tilt_deg", "segment_deg"}
     mirrored = measure(spine([c * (-1, 1) + (SIZE[1], 0) for c in corners], view="ap"))
     assert mirrored.values["cobb_max_deg"].value == pytest.approx(30)
 
@@ -216,9 +219,9 @@ def test_side_unsure_is_said_once(spine):
 def test_nothing_and_one(spine):
     nothing = measure(Spine(SIZE))
     assert (nothing.vertebrae, nothing.discs, nothing.values) == ((), (), {})
-    for view in ("lateral", "ap"):
+    for view, name, size in (("lateral", "height_posterior_px", 32), ("ap", "depth_superior_px", 44)):
         one = measure(spine(all_corners()[2:3], ("L4",), view=view))
-        assert one.vertebrae[0].body.values["height_posterior_px"].value == pytest.approx(32)
+        assert one.vertebrae[0].body.values[name].value == pytest.approx(size)
         assert "crush_ratio" not in one.vertebrae[0].body.values
         assert one.discs == ()
         assert one.values == {}
@@ -240,6 +243,13 @@ def test_hollow_endplates_are_measured_on_the_mask():
     np.testing.assert_allclose(hollow_middles(rle.encode(mask), corners), [[60, 48], [60, 82]], atol=1)
     mask[62:68, 55:65] = False
     np.testing.assert_allclose(hollow_middles(rle.encode(mask), corners), [[60, 48], [60, 82]], atol=1)
+
+
+def test_waves_make_no_endplate_hollow():
+    corners = np.array([[90.0, 40], [30, 40], [30, 90], [90, 90]])
+    ends = [hollow_middles(rle.encode(drawn(1)), corners), hollow_middles(rle.encode(drawn(8)), corners)]
+    np.testing.assert_allclose(ends, [[[60, 40], [60, 90]], [[60, 48], [60, 82]]], atol=1)
+    assert ends[0][0, 1] < 40.3
 
 
 @pytest.mark.parametrize("mask", [drawn(0), drawn(-6), np.ones((120, 120), dtype=bool)])

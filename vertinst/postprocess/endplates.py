@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from vertinst.postprocess.body_shape import NOISE
 from vertinst.postprocess.chain import centroids_xy
 from vertinst.postprocess.landmarks import corners_with_samples
 from vertinst.postprocess.orientation import frames
@@ -88,7 +89,9 @@ def hollow_middles(mask: Rle, corners: Points) -> Points:
     """The middles (2, 2) of the superior and the inferior endplate, xy px: between the corners, less what is hollow.
 
     How far the mask's outline sinks in between the ends of an endplate and its middle is taken for a part of a parabola
-    through both corners; an outline that bulges out is not hollow. The outline itself is not the endplate: on a tilted
+    through both corners; an outline that bulges out is not hollow. Of a hollow h of which the outline's noise is s (see
+    `NOISE`), h - s^2 / h is kept, and up to s nothing: counted in full, noise alone would make sound bodies hollow (the
+    non-negative garrote: Breiman 1995, Technometrics 37:373-384). The outline itself is not the endplate: on a tilted
     body it is that of the rims nearer and farther from the film, and overhangs the endplate's corners as well.
 
     Args:
@@ -100,6 +103,8 @@ def hollow_middles(mask: Rle, corners: Points) -> Points:
     above = corners[1] + share * (corners[0] - corners[1])
     below = corners[2] + share * (corners[3] - corners[2])
     half = (above - below) / 2
+    # Of the difference of three groups' means: the middle one counts once, the two ends half.
+    noise = float(np.sqrt(1.5)) / _SEEN * NOISE * float(np.sqrt(patch.sum())) / float(np.hypot(*half.mean(axis=0)))
     reach = float(np.hypot(*half[len(_RAYS) // 2]))
     ends = []
     for direction, middle in ((half, corners[:2].mean(axis=0)), (-half, corners[2:].mean(axis=0))):
@@ -114,7 +119,8 @@ def hollow_middles(mask: Rle, corners: Points) -> Points:
         out = ~(inside & patch.take(row * patch.shape[1] + column, mode="clip"))
         first = np.where(out.any(axis=1), steps[np.argmax(out, axis=1)], 1.0)
         at_ends = (2 * _RAYS - 1) ** 2 > 0.25
-        hollow = max(0.0, float(first[at_ends].mean() - first[~at_ends].mean())) / _SEEN
+        seen = float(first[at_ends].mean() - first[~at_ends].mean()) / _SEEN
+        hollow = max(0.0, seen - noise**2 / seen) if seen > 0 else 0.0
         ends.append(middle - hollow * direction.mean(axis=0))
     return np.array(ends)
 

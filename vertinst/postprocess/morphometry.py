@@ -49,6 +49,11 @@ Points = npt.NDArray[np.float64]
 
 _LORDOSIS = (("L1", "S1"), ("L4", "S1"))
 _SACRAL_VALUES = ("depth_superior_px", "tilt_deg")
+# Rays of an antero-posterior film run along the endplates of bodies that lordosis tilts by up to 40 degrees: what shows
+# is the height of a body with a part of its depth added, and of its disc that taken away. (Phantoms: 7 px too high and
+# 9 px too low, up to 34.) Widths and angles stay.
+_AP_VALUES = ("depth_superior_px", "depth_inferior_px", "wedge_deg", "tilt_deg")
+_AP_DISC_VALUES = ("wedge_deg", "segment_deg")
 
 
 def measure(spine: Spine, *, samples: int = 16) -> Spine:
@@ -59,7 +64,8 @@ def measure(spine: Spine, *, samples: int = 16) -> Spine:
     `lordosis_L4_S1_deg` (only where both levels were found) and `sacral_slope_deg`; on antero-posterior films
     `cobb_max_deg`, the largest Cobb angle of any two vertebrae that are not sacral, and the same with their names
     (`cobb_T12_L4_deg`). A value that hangs on a corner within `CUT_PX` of the film's edge is left out, and so are
-    grades on antero-posterior films and of sacral parts all but the superior depth and tilt. Sides, where nothing on a
+    grades, slips and all heights and their ratios on antero-posterior films (which show bodies obliquely: heights would
+    be false), and of sacral parts all but the superior depth and tilt. Sides, where nothing on a
     lateral film tells front from back, are those of `Spine.orientation`; the film is flagged `side_unsure`.
 
     Args:
@@ -144,7 +150,8 @@ def _bodies(spine: Spine, orientation: Orientation, marks: Landmarks) -> list[Bo
             result.append(None)
             continue
         sacral = vertebra.category == "sacral"
-        names = _SACRAL_VALUES if sacral else tuple(values)
+        whole = tuple(values) if spine.view == "lateral" else _AP_VALUES
+        names = _SACRAL_VALUES if sacral else whole
         mine = _with_mm({name: measures[name][place] for name in names}, spine.scale)
         grades = {} if sacral or spine.view != "lateral" else _genant(mine)
         result.append(Body(found, _spread_px(sampled), mine, grades, find_osteophytes(vertebra.mask, found)))
@@ -191,7 +198,7 @@ def _discs(spine: Spine, marks: Landmarks, side: int) -> tuple[Disc, ...]:
     corners, middles = marks.corners, marks.middles
     values = disc_values(corners[:, upper], corners[:, lower], middles[:, upper, 1], middles[:, lower, 0], side)
     if spine.view != "lateral":
-        del values["slip_percent"]
+        values = {name: values[name] for name in _AP_DISC_VALUES}
     measures = _measures(values)
     result = []
     for place in range(len(pairs)):

@@ -30,6 +30,7 @@ _PSEUDO_RATIOS = 2
 _SPACING_SD = 0.12
 """Of a spacing relative to the expected: narrow discs and fractures."""
 _CUT_SHARE = 0.4
+"""What the film's edge leaves of a vertebra has its centre up to half of one nearer: such deviations count less."""
 _TURN_SD_DEG = 14.0
 _FIRST_TURN_SD_DEG = 28.0
 """Where the chain leaves the sacrum its centroid may lie aside, all the more where the sacrum is one instance."""
@@ -236,9 +237,11 @@ class _Search:
         """
         others = self.lumbar[(self.lumbar != i) & (self.distance[i, self.lumbar] > 0)]
         fits = self._alike(i, others) + np.array(self.gain)[others]
+        cut = self.found.cut[others] | self.found.cut[i]
         pairs = []
         for missed in range(_MAX_MISSED + 1):
             off = (self.distance[i, others] / ((missed + 1) * self.spacing[i, others]) - 1) / _SPACING_SD
+            off[cut & (off < 0)] *= _CUT_SHARE
             near = off**2 < 2 * _FORGET
             scores = (-0.5 * off**2 + fits + _place_prior(missed, _TURN_SD_DEG))[near].tolist()
             pairs += [(j, missed, score) for j, score in zip(others[near].tolist(), scores, strict=True)]

@@ -14,10 +14,10 @@ UP = Orientation(np.array([0.0, -1.0]), np.array([1.0, 0.0]))
 
 
 def beak(corner: int) -> npt.NDArray[np.float64]:
-    """A triangle that stands out from a corner along its endplate, 20 px long."""
+    """A triangle that stands out from a corner along its endplate, 26 px long: a fifth more than what is counted."""
     x, y = BODY[corner]
     out, down = np.sign(x - 150), np.sign(150 - y)
-    return np.array([[x - out, y], [x + 20 * out, y + 3 * down], [x - out, y + 16 * down]])
+    return np.array([[x - out, y], [x + 26 * out, y + 3 * down], [x - out, y + 16 * down]])
 
 
 @pytest.mark.parametrize("corner", range(4))
@@ -27,7 +27,7 @@ def test_a_beak_is_found_at_its_corner_and_moves_the_corner_less_than_itself(cor
     assert corners is not None
     (found,) = find_osteophytes(mask, corners)
     assert found.corner == CORNERS[corner]
-    assert 60 < found.area_px2 < 260
+    assert 60 < found.area_px2 < 320
     assert np.linalg.norm(np.array(found.centre_px) - BODY[corner]) < 20
     assert np.linalg.norm(corners - BODY, axis=1).max() < 10
 

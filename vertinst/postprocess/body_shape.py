@@ -48,19 +48,20 @@ SQUARE = np.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
 _RAYS = 128
 _ANGLES = (np.arange(_RAYS) + 0.5) / _RAYS * 2 * np.pi - np.pi
 
-_CORNER_SD = 0.3
+_CORNER_SD = 0.2
 # Bulge superior, inferior; waist anterior, posterior; rims in the order of CORNERS: means of a lumbar body and of a
-# sacral one, and their SDs. Anterior walls are more hollow than posterior ones, and their rims stand out.
-_LUMBAR = np.array([0.04, 0.04, 0.10, 0.05, 0.03, 0.0, 0.0, 0.03])
-_SACRAL = np.array([0.04, 0.04, 0.03, 0.02, 0.0, 0.0, 0.0, 0.0])
-_SPREAD = np.array([0.07, 0.07, 0.06, 0.04, 0.04, 0.03, 0.03, 0.04])
-_BULGES_AGREE = 0.5
+# sacral one, and their SDs. Anterior walls are more hollow than posterior ones, and their rims stand out; S1 is less
+# deep at its lower end, where it is as wide, so that its double contour is larger there.
+_LUMBAR = np.array([0.05, 0.05, 0.10, 0.05, 0.04, 0.0, 0.0, 0.04])
+_SACRAL = np.array([0.02, 0.10, 0.03, 0.02, 0.0, 0.0, 0.0, 0.0])
+_SPREAD = np.array([0.07, 0.07, 0.05, 0.033, 0.033, 0.025, 0.025, 0.033])
+_BULGES_AGREE = 0.8
 """Correlation of the bulges: both endplates have the same tilt, seen along slightly different rays."""
 _RIM_HEIGHT = 0.14
 """How far a rim reaches along the wall until it is down to 1 / e."""
-_ROUNDING = 0.08
-"""Half of the length over which corners are blunt."""
-_UNSMOOTH = 0.7
+_ROUNDING = (0.10, 0.08)
+"""Half of the length over which corners are blunt: of lumbar bodies, and of sacral ones, whose rims have grown on."""
+_UNSMOOTH = 0.6
 """SD of what is left of a ray beside the smooth noise (steps of the raster, what the shape does not have), in SDs."""
 _CLIP = 4.0
 """Deviations beyond so many SDs count as so many: an osteophyte, a stub of a process."""
@@ -178,16 +179,19 @@ def _radii(places: Points) -> Points:
 @cache
 def lumbar_and_sacral() -> tuple[BodyShape, BodyShape]:
     """The shapes of lumbar and of sacral bodies."""
-    return _shape(_LUMBAR), _shape(_SACRAL)
+    return _shape(_LUMBAR, _ROUNDING[0]), _shape(_SACRAL, _ROUNDING[1])
 
 
-def _shape(mean: Points) -> BodyShape:
+def _shape(mean: Points, rounding: float) -> BodyShape:
     """The body with typical parameters, linearised."""
     typical = np.concatenate([np.zeros(8), mean])
-    outline = _outline(typical)
+    outline = _outline(typical, rounding)
     radii = _radii(outline[None])[0]
     step = 0.03
-    changes = [_radii(np.stack([_outline(typical + by), _outline(typical - by)])) for by in step * np.eye(len(typical))]
+    changes = [
+        _radii(np.stack([_outline(typical + by, rounding), _outline(typical - by, rounding)]))
+        for by in step * np.eye(len(typical))
+    ]
     slopes = np.stack([(up - down) / (2 * step) for up, down in changes], axis=1)
     noise, sd = _noise(radii)
     weight = slopes.T @ np.linalg.inv(noise)
@@ -222,7 +226,7 @@ def _noise(radii: Points) -> tuple[Points, Points]:
     return shared * sd[:, None] * sd, sd
 
 
-def _outline(parameters: Points) -> Points:
+def _outline(parameters: Points, rounding: float) -> Points:
     """The outline (V, 2) of a body, evenly spaced, its corners blunt."""
     corners = SQUARE + parameters[:8].reshape(4, 2)
     bulges, waists, rims = parameters[8:10], parameters[10:12], parameters[12:]
@@ -237,7 +241,7 @@ def _outline(parameters: Points) -> Points:
     sides[3, :, 0] -= _hollow(place, waists[0], rims[3], rims[0])
     # The map to even samples turns clockwise where y points down: here it points up.
     even = even_samples(sides.reshape(-1, 2) * (1, -1), 640) * (1, -1)
-    reach = round(_ROUNDING * 80)
+    reach = round(rounding * 80)
     shifted = [np.roll(even, step, axis=0) for step in range(-reach, reach + 1)]
     return np.asarray(np.mean(shifted, axis=0), dtype=np.float64)
 

@@ -241,6 +241,23 @@ def test_film_cut_through_l2():
     assert "lordosis_L1_S1_deg" not in spine.values
 
 
+def test_a_collimated_field_that_ends_in_t12():
+    """The mask ends 15 px from the film's edge, so that only its height tells."""
+    outlines, (height, width) = film()
+    edge = round(outlines["T12"][:, 1].mean())
+    found = Found()
+    for place, (mask, name, score) in enumerate(found.parts):
+        pixels = rle.decode(mask)
+        pixels[:edge] = False
+        found.parts[place] = (rle.encode(pixels[edge - 15 :]), name, score)
+    found.size = (height - edge + 15, width)
+    spine = found.spine()
+    top = spine.vertebrae[-1]
+    assert (top.level, top.flags) == ("T12", ("perhaps_cut",))
+    assert "height_posterior_px" not in top.body.values
+    assert "perhaps_cut" not in {flag for v in Found().spine().vertebrae for flag in v.flags}
+
+
 def test_cement():
     disease = Disease(cement_share=1.0)
     style = PhantomStyle(height_px=512, width_px=384, metal_share=0, close_up_share=0, disease=disease)

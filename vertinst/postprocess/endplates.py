@@ -20,6 +20,11 @@ Points = npt.NDArray[np.float64]
 
 CUT_PX = 2.0
 """A corner this close to the film's edge is taken to be cut off."""
+SHORT = 0.86
+"""A body at an end of the chain whose higher wall is below this share of its neighbour's may be cut: T12 has 0.93 of
+L1's height (Panjabi et al. 1992), and a wedge fracture leaves the posterior wall."""
+_FIELD = 0.1
+"""Collimated fields end within this share of the film's longer side from its edge."""
 
 # Where rays meet an endplate, as shares of its length: near its ends, and in its middle. Between these lies so much of
 # the depth of a parabola through both corners.
@@ -36,12 +41,14 @@ class Landmarks:
         sampled_px: V times (S, 4, 2), or None.
         corners: (1 + S, V, 4, 2), as found first.
         middles: (1 + S, V, 2, 2) of the superior and the inferior endplate.
+        collimated: (V,) whether the field of the rays seems to end in the body.
     """
 
     found_px: list[Points | None]
     sampled_px: list[Points | None]
     corners: Points
     middles: Points
+    collimated: npt.NDArray[np.bool_]
 
 
 def find_landmarks(spine: Spine, orientation: Orientation, which: Sequence[int], samples: int) -> Landmarks:
@@ -76,13 +83,14 @@ def find_landmarks(spine: Spine, orientation: Orientation, which: Sequence[int],
         corners[0, place], middles[0, place] = base, hollow_middles(vertebra.mask, base)
         corners[1:, place] = noisy
     middles[1:] = middles[0] + _middle_noise(corners)
-    lost = _cut(corners[0], spine.image_size)
+    beyond_field = _collimated(corners[0], spine, which)
+    lost = _cut(corners[0], spine.image_size) | beyond_field
     corners[:, lost] = np.nan
     # Half of an endplate has its middle elsewhere.
     middles[:, np.stack([lost[:, :2].any(axis=1), lost[:, 2:].any(axis=1)], axis=1)] = np.nan
     for points in (corners, middles):
         points *= _stretch(spine.scale)
-    return Landmarks(found, sampled, corners, middles)
+    return Landmarks(found, sampled, corners, middles, np.asarray(beyond_field.any(axis=1), dtype=np.bool_))
 
 
 def hollow_middles(mask: Rle, corners: Points) -> Points:
@@ -145,6 +153,33 @@ def _cut(points: Points, image_size: tuple[int, int]) -> npt.NDArray[np.bool_]:
     height, width = image_size
     near = (points < CUT_PX) | (points > np.array([width, height]) - CUT_PX)
     return np.asarray(near.any(axis=-1), dtype=np.bool_)
+
+
+def _collimated(corners: Points, spine: Spine, which: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """Which corners (V, 4) lie where the collimated field seems to end: nothing but a short body tells.
+
+    Looked at are the uppermost vertebra and, where no sacrum was found, the lowest, each beside its neighbour.
+    """
+    lost = np.zeros((len(which), 4), dtype=np.bool_)
+    places = {index: place for place, index in enumerate(which)}
+    lumbar = [i for i, v in enumerate(spine.vertebrae) if v.category != "sacral"]
+    if len(lumbar) < 2:
+        return lost
+    heights = np.linalg.norm(corners[:, (0, 1)] - corners[:, (3, 2)], axis=-1).max(axis=-1)
+    ends = [(lumbar[-1], lumbar[-2], slice(0, 2))]
+    ends += [(lumbar[0], lumbar[1], slice(2, 4))] if len(lumbar) == len(spine.vertebrae) else []
+    for end, neighbour, outer in ends:
+        if end in places and neighbour in places:
+            place = places[end]
+            short = heights[place] < SHORT * heights[places[neighbour]]
+            lost[place, outer] = short and _near_edge(corners[place, outer], spine.image_size)
+    return lost
+
+
+def _near_edge(points: Points, image_size: tuple[int, int]) -> bool:
+    height, width = image_size
+    nearest = np.minimum(points, np.array([width, height]) - points).min()
+    return bool(nearest < _FIELD * max(image_size))
 
 
 def _stretch(scale: Scale | None) -> Points:

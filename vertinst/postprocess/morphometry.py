@@ -47,6 +47,7 @@ __all__ = [
 
 Points = npt.NDArray[np.float64]
 
+PERHAPS_CUT = "perhaps_cut"
 _LORDOSIS = (("L1", "S1"), ("L4", "S1"))
 _SACRAL_VALUES = ("depth_superior_px", "tilt_deg")
 # Rays of an antero-posterior film run along the endplates of bodies that lordosis tilts by up to 40 degrees: what shows
@@ -65,8 +66,10 @@ def measure(spine: Spine, *, samples: int = 16) -> Spine:
     `cobb_max_deg`, the largest Cobb angle of any two vertebrae that are not sacral, and the same with their names
     (`cobb_T12_L4_deg`). A value that hangs on a corner within `CUT_PX` of the film's edge is left out, and so are
     grades, slips and all heights and their ratios on antero-posterior films (which show bodies obliquely: heights would
-    be false), and of sacral parts all but the superior depth and tilt. Sides, where nothing on a
-    lateral film tells front from back, are those of `Spine.orientation`; the film is flagged `side_unsure`.
+    be false), and of sacral parts all but the superior depth and tilt. Sides, where nothing on a lateral film tells
+    front from back, are those of `Spine.orientation`; the film is flagged `side_unsure`. A vertebra at an end of the
+    chain in which a collimated field seems to end (see `endplates.SHORT`) is flagged `perhaps_cut`, and nothing hangs
+    on its outer corners.
 
     Args:
         spine: With levels, orientation, view, and a scale or none. What was measured before is measured anew.
@@ -82,11 +85,19 @@ def measure(spine: Spine, *, samples: int = 16) -> Spine:
     unsure = lateral and not orientation.sure and "side_unsure" not in spine.flags
     return replace(
         spine,
-        vertebrae=tuple(replace(v, body=body) for v, body in zip(spine.vertebrae, bodies, strict=True)),
+        vertebrae=tuple(
+            replace(v, body=body, flags=_with_cut(v.flags, bool(cut)))
+            for v, body, cut in zip(spine.vertebrae, bodies, marks.collimated, strict=True)
+        ),
         discs=_discs(spine, marks, side),
         values=_with_mm(values, spine.scale),
         flags=(*spine.flags, "side_unsure") if unsure else spine.flags,
     )
+
+
+def _with_cut(flags: tuple[str, ...], cut: bool) -> tuple[str, ...]:
+    others = tuple(flag for flag in flags if flag != PERHAPS_CUT)
+    return (*others, PERHAPS_CUT) if cut else others
 
 
 def cobb(spine: Spine, upper: str, lower: str, *, samples: int = 16) -> Measure | None:

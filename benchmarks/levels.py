@@ -26,7 +26,7 @@ from vertinst.postprocess.pipeline import build_spine
 from vertinst.structures import Spine, rle
 from vertinst.structures.dataset import BONE, CLASSES
 
-SEED = 7
+SEED = 31
 FOUND_IOU = 0.5
 DOUBT = ("no_sacrum", "possible_", "gap_between", "levels_unsure", "sacrum_on_both_sides")
 """Beginnings of the flags that put the numbering in doubt."""

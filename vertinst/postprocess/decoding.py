@@ -46,6 +46,9 @@ _SURE_SCORE = 3.0
 _LEAST_KEPT = 0.2
 _SACRAL_MISSED = 0.35
 """One minus the part of their distance beyond which a sacral body is taken to be missed in between."""
+_SACRAL_NEXT = 1.6
+"""In that distance: so far off the next sacral body down is looked for."""
+_SACRAL_STEP_SD = 0.25
 _SACRAL_LEAST = 0.45
 """Share of the distance of neighbouring sacral bodies below which two detections are one."""
 
@@ -384,7 +387,7 @@ class _Search:
     def _lower(self, sacrum: int, first: int | None) -> list[tuple[int, int]]:
         """Kept sacral detections below the uppermost: those on its far side of the chain, and how many levels below.
 
-        Of two that lie too close together to be two the one nearer to `sacrum` counts.
+        Of several that may be the next one down, the one counts that lies best and is surest.
         """
         if (sacrum, first) not in self.below:
             self.below[sacrum, first] = self._lower_anew(sacrum, first)
@@ -400,13 +403,20 @@ class _Search:
         step = self.looks.step * spacing
         lower: list[tuple[int, int]] = []
         last, reached = sacrum, 0
-        for k in sorted(others, key=lambda k: (self.distance[sacrum, k], k)):
-            if self.distance[last, k] < _SACRAL_LEAST * step:
-                continue
-            reached += max(1, int(float(self.distance[last, k]) / step + _SACRAL_MISSED))
-            lower.append((k, reached))
-            last = k
+        while others := self._further(others, sacrum, last, _SACRAL_LEAST * step):
+            apart = self.distance[last, others] / step
+            near = apart < max(_SACRAL_NEXT, float(apart.min()) + 1e-9)
+            fits = np.array(self.gain)[others] - 0.5 * ((apart - 1) / _SACRAL_STEP_SD) ** 2
+            best = int(np.argmax(np.where(near, fits, -np.inf)))
+            reached += max(1, int(float(apart[best]) + _SACRAL_MISSED))
+            last = others[best]
+            lower.append((last, reached))
         return lower
+
+    def _further(self, others: list[int], sacrum: int, last: int, least_px: float) -> list[int]:
+        """Those that lie further down than `last` and not upon it."""
+        reach = self.distance[sacrum, last]
+        return [k for k in others if self.distance[sacrum, k] > reach and self.distance[last, k] >= least_px]
 
     def _onwards(self, partial: _Partial, least: float) -> list[_Partial]:
         last = partial.chain[-1]

@@ -58,7 +58,7 @@ class LabelOptions(BaseModel):
     six_lumbar: float = Field(default=0.05, ge=0, le=0.4)
     four_lumbar: float = Field(default=0.05, ge=0, le=0.4)
     transition_probability: float = Field(default=0.1, ge=0, le=1)
-    sure_probability: float = Field(default=0.9, ge=0, le=1)
+    sure_probability: float = Field(default=0.96, ge=0, le=1)
 
 
 class Anchor(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vertinst.structures import Disc, Implant
 
-__all__ = ["describe_construct"]
+__all__ = ["describe_construct", "spanned"]
 
 
 def describe_construct(implants: Sequence[Implant], levels: Sequence[str]) -> str:
@@ -78,3 +78,11 @@ def _unknown(implants: Sequence[Implant]) -> list[str]:
         if count:
             parts.append(f"{category} at an unknown level" if count == 1 else f"{count} {category}s at unknown levels")
     return parts
+
+
+def spanned(implant: Implant) -> str:
+    """Levels of an implant as they are read, from above: `L4-S1`; of a cage its disc: `L4/5`; empty without any."""
+    levels = implant.levels
+    if implant.category == "cage" and len(levels) == 2:
+        return Disc(levels[1], levels[0]).name
+    return "-".join(dict.fromkeys((levels[-1], levels[0]))) if levels else ""

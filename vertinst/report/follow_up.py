@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from vertinst.errors import ConfigError, DataError
 from vertinst.files import film_stem, prepare_folder, write_json, write_text
+from vertinst.postprocess.construct import spanned
 from vertinst.postprocess.follow_up import COVERAGE, Change, FollowUp, LevelChange, follow_up
 from vertinst.progress import Progress, silent, track
 from vertinst.report import labelled
@@ -323,7 +324,7 @@ def _row(part: str, change: Change) -> _Row:
 def _categories(film: FilmResult, numbers: Sequence[int]) -> list[str]:
     """Implants in words, those of the same class and levels together."""
     implants = [film.spine.implants[n] for n in numbers]
-    counts = Counter(f"{i.category} {'-'.join(i.levels)}".strip() for i in implants)
+    counts = Counter(f"{i.category} {spanned(i)}".strip() for i in implants)
     return [name if count == 1 else f"{count} \N{MULTIPLICATION SIGN} {name}" for name, count in counts.items()]
 
 

@@ -9,11 +9,11 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from vertinst.postprocess.construct import spanned
 from vertinst.report import lettering
 from vertinst.report.lettering import Block, Box, overlap_area
 from vertinst.report.overlay_landmarks import Angle
-from vertinst.structures import Implant, Spine, rle
-from vertinst.structures.measures import Disc
+from vertinst.structures import Spine, rle
 from vertinst.structures.rle import Rle
 
 __all__ = ["write_angle", "write_levels", "write_notes"]
@@ -56,17 +56,9 @@ def write_notes(image: Image, spine: Spine, angle: Angle | None, unit: float) ->
 def _notes(spine: Spine) -> list[str]:
     """What holds for the film first: where there is little room, it is that which must be read."""
     parts = [(v.level, v.flags) for v in spine.vertebrae]
-    parts += [(f"{i.category} {_span(i)}".strip(), i.flags) for i in spine.implants]
+    parts += [(f"{i.category} {spanned(i)}".strip(), i.flags) for i in spine.implants]
     notes = [*spine.flags, spine.construct, *(f"{name}: {', '.join(flags)}" for name, flags in parts if flags)]
     return [note.replace("_", " ") for note in notes if note]
-
-
-def _span(implant: Implant) -> str:
-    """Levels from below as they are read, from above: `L4-S1`; of a cage its disc: `L4/5`."""
-    levels = implant.levels
-    if implant.category == "cage" and len(levels) == 2:
-        return Disc(levels[1], levels[0]).name
-    return "-".join(dict.fromkeys((levels[-1], levels[0]))) if levels else ""
 
 
 def _notes_place(image: Image, notes: Sequence[str], found: Sequence[Box], font_px: int) -> tuple[Block, Place]:

@@ -17,7 +17,7 @@ from vertinst.errors import ConfigError, DataError, OutputExistsError
 from vertinst.postprocess.labelling import Anchor, parse_anchor
 from vertinst.postprocess.merge import merged_classes
 from vertinst.postprocess.pipeline import SpineOptions, build_spine, relabel
-from vertinst.postprocess.policy import PairRule, Policy
+from vertinst.postprocess.policy import Policy
 from vertinst.postprocess.stated import Stated, check_names
 from vertinst.progress import Progress, silent, track
 from vertinst.report import results
@@ -107,7 +107,7 @@ def _of_results(folder: Path, film: FilmResult, stated: Stated, images: Path | N
     again = relabel(
         spine,
         # What was suppressed stays so, and by whichever policy: nothing more goes.
-        options=SpineOptions(score_threshold=_threshold(film.provenance), suppression=_nothing_goes()),
+        options=SpineOptions(score_threshold=_threshold(film.provenance), suppression=Policy.allowing_all()),
         anchor=stated.anchor_of(name) or _earlier_anchor(spine),
         view=stated.view_of(name),
         scale=stated.scale or spine.scale or _scale(header),
@@ -172,7 +172,7 @@ def spine_of_annotations(
     spine = build_spine(
         replace(instances, scores=np.ones(len(instances), dtype=np.float32)),
         dataset.categories,
-        options=SpineOptions(suppression=_nothing_goes(), max_instances=MOST),
+        options=SpineOptions(suppression=Policy.allowing_all(), max_instances=MOST),
         anchor=anchor or _annotated_anchor(kept),
         view=view,
         scale=scale,
@@ -181,10 +181,6 @@ def spine_of_annotations(
     said = {id(a.mask): a.level for a in kept if a.level and is_level(a.level)}
     differs = any(v.level != said.get(id(v.mask), v.level) for v in spine.vertebrae)
     return replace(spine, flags=(*spine.flags, DIFFERS)) if differs else spine
-
-
-def _nothing_goes() -> Policy:
-    return Policy(pairs={pair: PairRule() for pair in Policy().pairs}, same_class=PairRule(), join_fragments=False)
 
 
 def _annotated_anchor(annotations: Sequence[Annotation]) -> Anchor | None:

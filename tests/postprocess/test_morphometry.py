@@ -5,8 +5,9 @@ import pytest
 
 from vertinst.postprocess import endplates
 from vertinst.postprocess.endplates import hollow_middles
-from vertinst.postprocess.morphometry import are_neighbours, cobb, measure
+from vertinst.postprocess.morphometry import cobb, measure
 from vertinst.structures import Orientation, Scale, Spine, Vertebra, rle
+from vertinst.structures.spine import are_neighbours
 
 SIZE = (500, 400)
 RIGHT = Orientation(np.array([0.0, -1]), np.array([1.0, 0]))

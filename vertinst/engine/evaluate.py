@@ -17,7 +17,8 @@ from vertinst.metrics.average_precision import average_precision
 from vertinst.metrics.recognition import Recognition, total_recognition
 from vertinst.postprocess.merge import merged_classes
 from vertinst.progress import Progress, silent, track
-from vertinst.structures import Dataset, ImageRecord, Implant, Instances, Spine, Vertebra
+from vertinst.structures import Dataset, ImageRecord, Implant, Spine, Vertebra
+from vertinst.structures.spine import as_instances
 from vertinst.version import __version__
 
 __all__ = [
@@ -143,7 +144,7 @@ def _average_precisions(dataset: Dataset, films: Sequence[FilmScore]) -> dict[st
     # Classes that only the model knows: absent from the truth, their false positives are counted.
     extra = {part.category for _, parts in found for part in parts} - set(dataset.categories)
     widened = Dataset((*dataset.categories, *sorted(extra)), dataset.images)
-    predictions = {image.image_id: _instances(widened, image, parts) for image, parts in found}
+    predictions = {image.image_id: as_instances(parts, widened.categories, image.image_size) for image, parts in found}
     mask = average_precision(widened, predictions, "segm")
     box = average_precision(widened, predictions, "bbox")
     per_class = mask.pop("per_class")
@@ -152,13 +153,3 @@ def _average_precisions(dataset: Dataset, films: Sequence[FilmScore]) -> dict[st
     absent = mask.pop("false_positives_of_absent_classes")
     del box["false_positives_of_absent_classes"]
     return {"mask": mask, "box": box, "per_class": per_class, "false_positives_of_absent_classes": absent}
-
-
-def _instances(dataset: Dataset, image: ImageRecord, parts: Sequence[Vertebra | Implant]) -> Instances:
-    return Instances(
-        image.image_size,
-        np.array([part.box for part in parts], dtype=np.float32).reshape(-1, 4),
-        tuple(part.mask for part in parts),
-        np.array([dataset.category_id(part.category) for part in parts], dtype=np.int64),
-        np.array([part.score for part in parts], dtype=np.float32),
-    )

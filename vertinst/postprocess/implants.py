@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vertinst.postprocess.construct import describe_construct
-from vertinst.postprocess.morphometry import are_neighbours
 from vertinst.structures import Implant, Rle, Vertebra, rle
+from vertinst.structures.spine import are_neighbours
 
 __all__ = ["BONE_SHARE", "DISC_SHARE", "relate_implants"]
 

@@ -16,12 +16,10 @@ from vertinst.errors import ConfigError
 from vertinst.postprocess.chain import centroids_xy, extent_along, taper
 from vertinst.postprocess.decoding import Chain, Detections, log_sum, perhaps_above, perhaps_sacrum, read_chains
 from vertinst.structures import Naming, Rle, rle
-from vertinst.structures.spine import LEVELS, TRANSITIONAL, is_level, level_above
+from vertinst.structures.spine import LEVELS, are_neighbours, is_level, level_above
 
 __all__ = ["Anchor", "LabelOptions", "Levels", "label_levels", "parse_anchor"]
 
-_TEMPERATURE = 1.0
-"""Log odds of the search are divided by this: fitted so that confidences are right as often as they say."""
 _TOP_SEEN = 0.93
 """Where a chain ends: probability that it is at the highest annotated level."""
 _TOP_MISSED = (0.03, 0.02)
@@ -196,26 +194,19 @@ def _detections(
             if length > 0:
                 gaps[i, j] = extent_along(masks[j], way / length)[0] - extent_along(masks[i], way / length)[1]
                 tapers[i, j] = taper(masks[i], way / length)
-    height, width = masks[0]["size"]
-    margin = cut_margin_px((height, width))
-    cut = np.array([touches_border(mask, margin) for mask in masks], dtype=bool)
+    cut = np.array([touches_border(mask) for mask in masks], dtype=bool)
     return Detections(centroids, sizes, sacral, scores, kept, cut, gaps, tapers)
 
 
-def cut_margin_px(size: tuple[int, int]) -> float:
-    """Distance from the edge of a film (H, W) within which what lies there is likely to be cut, 1 % of its longer side.
+def touches_border(mask: Rle) -> bool:
+    """Whether a mask comes so near to the film's edge that it may be cut off; false for an empty one.
 
-    Outlines of networks end a few pixels short of the edge.
+    That is within a pixel, or 1 % of the film's longer side: outlines of networks end a few pixels short of the edge.
     """
-    return max(1.0, _CUT_MARGIN * max(size))
-
-
-def touches_border(mask: Rle, margin_px: float = 1.0) -> bool:
-    """Whether a mask comes within a margin of the film's edge, so that it may be cut off; false for an empty one."""
     left, top, right, bottom = rle.box_xyxy(mask).tolist()
     height, width = mask["size"]
     near = float(min(left, top, width - right, height - bottom))
-    return bool(right > left and near <= margin_px)
+    return bool(right > left and near <= max(1.0, _CUT_MARGIN * max(height, width)))
 
 
 class _Labelling:
@@ -259,7 +250,7 @@ class _Labelling:
         if first is None:
             lowest = chain.steps[0] if chain.steps else 0
             names = tuple(f"+{step - lowest + 1}" for step in chain.steps)
-            return [_Reading(chain.chain, names, found, chain, chain.score / _TEMPERATURE, 5)]
+            return [_Reading(chain.chain, names, found, chain, chain.score, 5)]
         counted = [(5, first)]
         if self.anchor is None and chain.chain and self.options.highest_level:
             counted += [(6, "L6"), (4, "L4")]
@@ -314,7 +305,7 @@ class _Labelling:
         below = [(i, name) for i, step in places if top and (name := level_above(top, -step))]
         order = [*(i for i, _ in below), *order]
         named = (*(n for _, n in below), *(n for n in names if n))
-        weight = chain.score / _TEMPERATURE + self._count_weight(chain, lumbar)
+        weight = chain.score + self._count_weight(chain, lumbar)
         return _Reading(tuple(order), named, found, chain, weight, lumbar)
 
     def _sacral_top(self, chain: Chain, first: str) -> str | None:
@@ -407,7 +398,7 @@ class _Labelling:
         flags += ["sacrum_on_both_sides"] if self._sacrum_above(best.chain, {*best.order, *sacral}) else []
         flags += ["sacrum_cut"] if self._sacrum_cut(best.chain, sacral) else []
         names = list(best.names)
-        flags += [f"gap_between_{a}_{b}" for a, b in pairwise(names) if _gap(a, b)]
+        flags += [f"gap_between_{a}_{b}" for a, b in pairwise(names) if not are_neighbours(a, b)]
         for lumbar, flag in ((6, "possible_L6"), (4, "possible_L4_only")):
             share = sum(w for w, r in zip(weights, self.readings, strict=True) if r.lumbar == lumbar)
             flags += [flag] if share >= self.options.transition_probability else []
@@ -447,14 +438,6 @@ def _disagrees(best: _Reading) -> bool:
 
 def _anchored(names: Sequence[str]) -> bool:
     return not any(name.startswith("+") for name in names)
-
-
-def _gap(lower: str, upper: str) -> bool:
-    if lower.startswith("+"):
-        return int(upper[1:]) - int(lower[1:]) > 1
-    return upper != level_above(lower) and upper not in (
-        above for above in TRANSITIONAL if TRANSITIONAL[above][0] == lower
-    )
 
 
 def _sacral_places(chain: Chain) -> list[tuple[int, int]]:

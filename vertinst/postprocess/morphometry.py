@@ -32,10 +32,9 @@ from vertinst.postprocess.formulas import (
 )
 from vertinst.postprocess.osteophytes import find_osteophytes
 from vertinst.structures import Body, Disc, Measure, Orientation, Scale, Spine
-from vertinst.structures.spine import is_level, level_above
+from vertinst.structures.spine import are_neighbours
 
 __all__ = [
-    "are_neighbours",
     "cobb",
     "cobb_deg",
     "disc_heights_px",
@@ -114,13 +113,6 @@ def cobb(spine: Spine, upper: str, lower: str, *, samples: int = 16) -> Measure 
         return None
     corners = find_landmarks(spine, spine.orientation, [places[upper], places[lower]], samples).corners
     return _measure(cobb_deg(corners[:, 0], corners[:, 1]))
-
-
-def are_neighbours(lower: str, upper: str) -> bool:
-    """Whether one level lies directly above another: L4 on L5, L6 on S1, `+2` on `+1`."""
-    if is_level(lower) and is_level(upper):
-        return level_above(lower) == upper or level_above(upper, -1) == lower
-    return lower.startswith("+") and upper.startswith("+") and int(upper) == int(lower) + 1
 
 
 def _measure(values: Points) -> Measure | None:

@@ -13,7 +13,7 @@ from vertinst.errors import DataError
 from vertinst.postprocess.chain import centroids_xy
 from vertinst.postprocess.fragments import one_for_each
 from vertinst.postprocess.implants import relate_implants
-from vertinst.postprocess.labelling import Anchor, LabelOptions, Levels, cut_margin_px, label_levels, touches_border
+from vertinst.postprocess.labelling import Anchor, LabelOptions, Levels, label_levels, touches_border
 from vertinst.postprocess.morphometry import measure
 from vertinst.postprocess.nms import describe, rank
 from vertinst.postprocess.orientation import find_orientation
@@ -21,6 +21,7 @@ from vertinst.postprocess.policy import Policy
 from vertinst.structures import Implant, Instances, Scale, Spine, Vertebra, rle
 from vertinst.structures.dataset import BONE
 from vertinst.structures.measures import VIEWS
+from vertinst.structures.spine import as_instances
 
 __all__ = ["SpineOptions", "build_spine", "relabel"]
 
@@ -79,7 +80,7 @@ def build_spine(
 
     Returns:
         The spine. Flags of a film: see `label_levels`; `extra_vertebra` (see below). Flags of an instance:
-        `touches_border` (its mask comes so near to the film's edge that it may be cut, `cut_margin_px`), `low_score`,
+        `touches_border` (its mask comes so near to the film's edge that it may be cut), `low_score`,
         `recovered` (a candidate below the score threshold that fits into a gap of the chain), `duplicate_suppressed`
         (another kept detection of the same vertebra was removed). Bones at or above the threshold that are no vertebra
         of the chain become candidates with the flag `extra`, or `beyond_levels` where no name is left; other candidates
@@ -138,13 +139,7 @@ def relabel(
     """
     parts: list[Vertebra | Implant] = [*spine.vertebrae, *spine.implants, *spine.candidates]
     categories = tuple(sorted({part.category for part in parts}))
-    instances = Instances(
-        spine.image_size,
-        np.array([part.box for part in parts], dtype=np.float32).reshape(-1, 4),
-        tuple(part.mask for part in parts),
-        np.array([categories.index(part.category) + 1 for part in parts], dtype=np.int64),
-        np.array([part.score for part in parts], dtype=np.float32),
-    )
+    instances = as_instances(parts, categories, spine.image_size)
     earlier = [event for event in spine.log if event.get("event") not in _OF_LABELLING]
     return _build(instances, categories, options, anchor, view or spine.view, scale or spine.scale, earlier=earlier)
 
@@ -197,8 +192,7 @@ class _Film:
         )
 
     def _flags(self, index: int) -> list[str]:
-        margin = cut_margin_px(self.found.image_size)
-        flags = ["touches_border"] if touches_border(self.found.masks[index], margin) else []
+        flags = ["touches_border"] if touches_border(self.found.masks[index]) else []
         return flags + (["low_score"] if self.scores[index] < np.float32(self.options.low_score) else [])
 
     def _tell(self, order: list[int], extra: list[int], levels: Levels) -> None:

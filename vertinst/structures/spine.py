@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,10 +11,23 @@ import numpy as np
 import numpy.typing as npt
 
 from vertinst.errors import DataError
+from vertinst.structures.instances import Instances
 from vertinst.structures.measures import Body, Disc, Measure, Orientation, Scale
 from vertinst.structures.rle import Rle
 
-__all__ = ["LEVELS", "TRANSITIONAL", "Implant", "Naming", "Spine", "Vertebra", "is_level", "level_above", "level_name"]
+__all__ = [
+    "LEVELS",
+    "TRANSITIONAL",
+    "Implant",
+    "Naming",
+    "Spine",
+    "Vertebra",
+    "are_neighbours",
+    "as_instances",
+    "is_level",
+    "level_above",
+    "level_name",
+]
 
 LEVELS: tuple[str, ...] = (
     *(f"S{n}" for n in range(5, 0, -1)),
@@ -62,6 +75,13 @@ def level_above(level: str, steps: int = 1) -> str | None:
         raise DataError(f"level must be one of S5 to C1, got {level!r}", fix="Write it like L5, T12 or S1.")
     position = LEVELS.index(level) + steps
     return LEVELS[position] if 0 <= position < len(LEVELS) else None
+
+
+def are_neighbours(lower: str, upper: str) -> bool:
+    """Whether one level lies directly above another: L4 on L5, L6 on S1, `+2` on `+1`."""
+    if is_level(lower) and is_level(upper):
+        return level_above(lower) == upper or level_above(upper, -1) == lower
+    return lower.startswith("+") and upper.startswith("+") and int(upper) == int(lower) + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,3 +193,22 @@ class Spine:
         levels = [v.level for v in self.vertebrae]
         if len(set(levels)) != len(levels):
             raise DataError(f"a level must occur once, got {', '.join(levels)}", fix="Number the vertebrae again.")
+
+
+def as_instances(
+    parts: Sequence[Vertebra | Implant], categories: Sequence[str], image_size: tuple[int, int]
+) -> Instances:
+    """Parts of a spine as scored instances, in their order; none gives none.
+
+    Args:
+        parts: Vertebrae, implants, candidates.
+        categories: Names of the classes, in the order of the ids from 1; every part's is among them.
+        image_size: (height, width) px.
+    """
+    return Instances(
+        image_size,
+        np.array([part.box for part in parts], dtype=np.float32).reshape(-1, 4),
+        tuple(part.mask for part in parts),
+        np.array([categories.index(part.category) + 1 for part in parts], dtype=np.int64),
+        np.array([part.score for part in parts], dtype=np.float32),
+    )
